@@ -1,0 +1,1 @@
+//! Base images from plain directories.

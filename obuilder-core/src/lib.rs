@@ -1,0 +1,27 @@
+//! Build specs, ids, the interpreter, the result cache, and the contracts that back ends implement.
+//!
+//! Start with [`contracts`]: the three traits every back end implements. The modules below stand in
+//! reading order; the first ones are pure (no I/O), the later ones use them.
+//!
+//! This crate never prints, reads the environment or exits; it speaks through return values,
+//! [`progress::Observer`] and `tracing`.
+
+#![forbid(unsafe_code)]
+
+pub mod dockerfile;
+pub mod id;
+pub mod sexp;
+pub mod spec;
+
+pub mod cancel;
+pub mod contracts;
+pub mod error;
+pub mod log;
+pub mod progress;
+pub mod step;
+
+pub use bstr;
+pub use cancel::Cancel;
+pub use contracts::{Fetcher, Sandbox, Store};
+pub use id::ResultId;
+pub use log::BuildLog;

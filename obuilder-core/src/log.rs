@@ -1,0 +1,153 @@
+//! Build logs: what a step prints, written once and followed by any number of readers.
+//!
+//! A log is an open file, not a path: the result it belongs to may be renamed or even deleted while
+//! readers follow it, and they still see every byte from the start.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::cancel::Cancel;
+
+/// The log of one step, while it is being written.
+///
+/// Cloning gives another handle on the same log. Several threads may write; each call's bytes stay together.
+#[derive(Clone)]
+pub struct BuildLog(Arc<Inner>);
+
+struct Inner {
+    file: File,
+    state: Mutex<State>,
+    grown: Condvar,
+}
+
+struct State {
+    len: u64,
+    finished: bool,
+}
+
+impl BuildLog {
+    /// Makes an empty log at `path`, which must not exist.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        Ok(Self::from_file(file))
+    }
+
+    /// Makes an empty log on an open, empty file, readable and writable.
+    pub fn from_file(file: File) -> Self {
+        let state = Mutex::new(State { len: 0, finished: false });
+        Self(Arc::new(Inner { file, state, grown: Condvar::new() }))
+    }
+
+    /// Adds `bytes` at the end and wakes the readers.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.lock();
+        self.0.file.write_all_at(bytes, state.len)?;
+        state.len += bytes.len() as u64;
+        drop(state);
+        self.0.grown.notify_all();
+        Ok(())
+    }
+
+    /// Says that nothing more will come; readers meet the end of file.
+    pub fn finish(&self) {
+        self.lock().finished = true;
+        self.0.grown.notify_all();
+    }
+
+    /// How many bytes have been written.
+    pub fn len(&self) -> u64 {
+        self.lock().len
+    }
+
+    /// Whether nothing has been written yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A reader from the first byte on.
+    pub fn reader(&self) -> LogReader {
+        LogReader { log: self.clone(), position: 0 }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads a [`BuildLog`] from the start, waiting for what is still to come.
+pub struct LogReader {
+    log: BuildLog,
+    position: u64,
+}
+
+impl LogReader {
+    /// Reads some bytes into `buffer`, waiting until there are any.
+    ///
+    /// Returns 0 at the end of a finished log, or when `cancel` is cancelled while waiting.
+    pub fn read(&mut self, buffer: &mut [u8], cancel: &Cancel) -> io::Result<usize> {
+        let inner = self.log.0.clone();
+        let _wake = cancel.on_cancel(move || {
+            // Taking the lock orders this after a waiter's look at the token.
+            drop(inner.state.lock().unwrap_or_else(PoisonError::into_inner));
+            inner.grown.notify_all();
+        });
+        let mut state = self.log.lock();
+        while state.len == self.position && !state.finished && !cancel.is_cancelled() {
+            state = self.log.0.grown.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let available = state.len - self.position;
+        drop(state);
+        let wanted = usize::try_from(available).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.log.0.file.read_at(&mut buffer[..wanted], self.position)?;
+        self.position += read as u64;
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(mut reader: LogReader) -> Vec<u8> {
+        let (mut all, mut buffer) = (Vec::new(), [0; 7]);
+        loop {
+            match reader.read(&mut buffer, &Cancel::new()).unwrap() {
+                0 => return all,
+                n => all.extend_from_slice(&buffer[..n]),
+            }
+        }
+    }
+
+    #[test]
+    fn every_reader_sees_every_byte_even_after_a_rename() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = BuildLog::create(&dir.path().join("log")).unwrap();
+        let early = std::thread::spawn({
+            let reader = log.reader();
+            move || drain(reader)
+        });
+        log.write(b"one\n").unwrap();
+        std::fs::rename(dir.path().join("log"), dir.path().join("moved")).unwrap();
+        log.write(b"two, which is longer than the buffer\n").unwrap();
+        std::fs::remove_file(dir.path().join("moved")).unwrap();
+        log.finish();
+        let expected = b"one\ntwo, which is longer than the buffer\n";
+        assert_eq!(early.join().unwrap(), expected);
+        assert_eq!(drain(log.reader()), expected, "a late reader, after the file has gone");
+    }
+
+    #[test]
+    fn cancelling_wakes_a_waiting_reader() {
+        let log = BuildLog::from_file(tempfile::tempfile().unwrap());
+        let cancel = Cancel::new();
+        let waiting = std::thread::spawn({
+            let (mut reader, cancel) = (log.reader(), cancel.clone());
+            move || reader.read(&mut [0; 8], &cancel).unwrap()
+        });
+        cancel.cancel();
+        assert_eq!(waiting.join().unwrap(), 0);
+    }
+}

@@ -1,0 +1,1 @@
+//! The Sexplib reader and its two printers.

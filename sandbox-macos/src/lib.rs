@@ -1,0 +1,1 @@
+//! A build user as a sandbox.

@@ -1,0 +1,3 @@
+//! The `obuild` command.
+
+fn main() {}

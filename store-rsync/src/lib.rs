@@ -1,0 +1,1 @@
+//! Build results as directory trees, on any filesystem.

@@ -1,0 +1,1 @@
+//! Copy, compare and remove directory trees with everything they hold.
