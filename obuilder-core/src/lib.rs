@@ -8,10 +8,12 @@
 
 #![forbid(unsafe_code)]
 
-pub mod dockerfile;
-pub mod id;
 pub mod sexp;
 pub mod spec;
+
+pub mod dockerfile;
+pub mod id;
+pub mod manifest;
 
 pub mod cancel;
 pub mod contracts;

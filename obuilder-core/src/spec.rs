@@ -2,7 +2,16 @@
 //!
 //! Text is kept as bytes ([`BString`]), because a spec may name any byte and ids are made of bytes.
 
-use bstr::BString;
+mod error;
+mod fields;
+mod heading;
+mod parser;
+mod printer;
+
+use bstr::{BStr, BString};
+
+pub use error::SpecError;
+pub use heading::{build_heading, from_heading, op_heading};
 
 /// A whole build: nested builds first, then the base image and what is done to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,4 +117,18 @@ pub struct Secret {
     pub target: BString,
     /// Options that only BuildKit reads.
     pub buildkit_options: Vec<(BString, BString)>,
+}
+
+/// Where `path` of a spec is, seen from the working directory `workdir`: as OBuilder joins them, without
+/// looking at `.` or `..`.
+pub fn resolve(workdir: &BStr, path: &BStr) -> BString {
+    if path.starts_with(b"/") {
+        return path.to_owned();
+    }
+    let mut resolved = workdir.to_owned();
+    if !resolved.is_empty() && !resolved.ends_with(b"/") {
+        resolved.push(b'/');
+    }
+    resolved.extend_from_slice(path);
+    resolved
 }
