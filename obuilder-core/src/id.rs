@@ -58,6 +58,14 @@ impl serde::Serialize for ResultId {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for ResultId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
+        Self::parse(&text)
+            .ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not a result id")))
+    }
+}
+
 /// The id of the base image called `name`.
 pub fn base_id(name: &BStr) -> ResultId {
     ResultId::of(name)

@@ -15,12 +15,16 @@ pub mod dockerfile;
 pub mod id;
 pub mod manifest;
 
+pub mod cache;
 pub mod cancel;
 pub mod contracts;
 pub mod error;
+pub mod interpreter;
 pub mod log;
 pub mod progress;
 pub mod step;
+
+mod index;
 
 pub use bstr;
 pub use cancel::Cancel;

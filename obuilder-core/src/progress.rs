@@ -23,6 +23,8 @@ pub enum Event<'a> {
     BuildStarted {
         /// Its name.
         name: &'a str,
+        /// Its heading, as OBuilder prints it.
+        heading: &'a str,
     },
     /// A nested build has ended well.
     BuildFinished {

@@ -1,0 +1,58 @@
+//! What a result knows of itself: a small file beside its tree, so that the index can be made again from the store.
+//!
+//! ```text
+//! DIR/obuild.json    {"parent": ID or null, "heading": …, "elapsed_ms": …, "base": {"name", "stamp", "digest"} or null}
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::contracts::Fingerprint;
+use crate::id::ResultId;
+
+/// Name of the file in a result's directory.
+const FILE: &str = "obuild.json";
+
+/// How a result came to be.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Meta {
+    /// What it was built on; `None` for a base image.
+    pub parent: Option<ResultId>,
+    /// The heading of its step.
+    pub heading: String,
+    /// How long the step took, in milliseconds.
+    pub elapsed_ms: u32,
+    /// The image it is a copy of, for a base image.
+    pub base: Option<MetaBase>,
+}
+
+/// The image behind a base result.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct MetaBase {
+    /// The name in the spec.
+    pub name: String,
+    /// See [`Fingerprint::stamp`].
+    pub stamp: String,
+    /// See [`Fingerprint::digest`].
+    pub digest: String,
+}
+
+impl MetaBase {
+    /// The fingerprint the image had.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint { stamp: self.stamp.clone(), digest: self.digest.clone() }
+    }
+}
+
+impl Meta {
+    /// Writes the file into a result's directory.
+    pub fn write(&self, dir: &Path) -> io::Result<()> {
+        fs::write(dir.join(FILE), serde_json::to_vec(self)?)
+    }
+
+    /// Reads it back; `None` when there is none or it makes no sense (another program's result).
+    pub fn read(dir: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(dir.join(FILE)).ok()?).ok()
+    }
+}

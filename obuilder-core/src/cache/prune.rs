@@ -1,0 +1,233 @@
+//! Making room: what may go, what stays and why.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::{CacheError, ResultCache};
+use crate::error::StoreError;
+use crate::id::ResultId;
+use crate::index::Entry;
+
+/// When to stop deleting. Without any limit nothing is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GcLimits {
+    /// Delete until the results take at most this many bytes.
+    pub max_size: Option<u64>,
+    /// Delete until the store's volume has at least this many bytes free.
+    pub min_free: Option<u64>,
+    /// Delete what no build has used for this long.
+    pub older_than: Option<Duration>,
+}
+
+/// What went, what stayed, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+pub struct GcReport {
+    /// What was deleted (or would be, in a dry run), with the bytes it took.
+    pub deleted: Vec<(ResultId, u64)>,
+    /// What was kept, each with the reason.
+    pub kept: Vec<(ResultId, String)>,
+    /// What should have gone and would not, with the reason.
+    pub failed: Vec<(ResultId, String)>,
+}
+
+impl ResultCache {
+    /// Deletes results that nothing stands on, the longest unused first, until the limits are met.
+    ///
+    /// Kept trees of failed steps go before any result. What a build uses stays. A dry run deletes nothing and tells
+    /// the same.
+    pub fn gc(&self, limits: &GcLimits, dry_run: bool) -> Result<GcReport, CacheError> {
+        self.flush();
+        let sizes = self.sizes()?;
+        let mut room = Room::new(limits, sizes.values().sum(), self.store().usage()?.free);
+        let mut report = GcReport::default();
+        for id in self.store().kept_ids()? {
+            if room.wanted() {
+                self.delete_into(
+                    &mut report,
+                    &mut room,
+                    &id,
+                    sizes.get(&id).copied().unwrap_or(0),
+                    dry_run,
+                )?;
+            }
+        }
+        let expired: Vec<_> = match limits.older_than {
+            Some(age) => self.index.older_than(age)?,
+            None => Vec::new(),
+        };
+        let mut plan = Plan::new(self.entries()?);
+        while let Some(id) = plan.longest_unused(|id| room.wanted() || expired.contains(id)) {
+            let size = sizes.get(&id).copied().unwrap_or(0);
+            let gone = self.delete_into(&mut report, &mut room, &id, size, dry_run)?;
+            plan.done(&id, gone);
+        }
+        report.kept.extend(plan.kept(limits));
+        Ok(report)
+    }
+
+    /// Deletes everything: results, kept trees and logs of failed steps, caches. What a build uses stays.
+    pub fn clean(&self) -> Result<GcReport, CacheError> {
+        let report = self.gc(&GcLimits { max_size: Some(0), ..GcLimits::default() }, false)?;
+        for failure in self.failures()? {
+            self.forget_failure(&failure.id)?;
+        }
+        for (name, _) in self.store().caches()? {
+            self.store().delete_cache(name.as_ref())?;
+        }
+        Ok(report)
+    }
+
+    /// Deletes a result that nothing stands on, or what is kept of a failed step; says whether there was either.
+    pub fn delete(&self, id: &ResultId) -> Result<bool, CacheError> {
+        let children: Vec<_> = self
+            .entries()?
+            .into_iter()
+            .filter(|entry| entry.parent.as_ref() == Some(id))
+            .map(|entry| entry.id)
+            .collect();
+        if !children.is_empty() {
+            return Err(CacheError::HasChildren { id: id.clone(), children });
+        }
+        let failed = self.failures()?.iter().any(|failure| failure.id == *id);
+        let deleted = self.store().delete(id)?;
+        self.index.remove(id)?;
+        self.remove_failed_log(id);
+        Ok(deleted || failed)
+    }
+
+    /// Deletes a result with everything that stands on it; gives what went, in order.
+    pub fn delete_tree(&self, id: &ResultId) -> Result<Vec<ResultId>, CacheError> {
+        let doomed = self.index.with_descendants(id)?;
+        for id in &doomed {
+            self.delete(id)?;
+        }
+        Ok(doomed)
+    }
+
+    fn sizes(&self) -> Result<HashMap<ResultId, u64>, CacheError> {
+        let mut ids = self.store().results()?;
+        ids.extend(self.store().kept_ids()?);
+        let size = |id: ResultId| match self.store().size(&id) {
+            // It went while we were looking.
+            Err(StoreError::Missing(_)) => Ok((id, 0)),
+            size => Ok((id, size?)),
+        };
+        ids.into_iter().map(size).collect()
+    }
+
+    /// Deletes one result and enters that in the report; says whether it has gone.
+    fn delete_into(
+        &self,
+        report: &mut GcReport,
+        room: &mut Room,
+        id: &ResultId,
+        size: u64,
+        dry_run: bool,
+    ) -> Result<bool, CacheError> {
+        if !dry_run {
+            match self.store().delete(id) {
+                Ok(_) => {}
+                Err(StoreError::InUse(_)) => {
+                    report.kept.push((id.clone(), "a build uses it".to_owned()));
+                    return Ok(false);
+                }
+                Err(error) => {
+                    report.failed.push((id.clone(), error.to_string()));
+                    return Ok(false);
+                }
+            }
+            self.forget_failure(id)?;
+        }
+        room.freed(size);
+        report.deleted.push((id.clone(), size));
+        Ok(true)
+    }
+
+    fn forget_failure(&self, id: &ResultId) -> Result<(), CacheError> {
+        self.index.remove(id)?;
+        self.remove_failed_log(id);
+        Ok(())
+    }
+}
+
+/// How much room there is, and how much is wanted.
+struct Room {
+    limits: GcLimits,
+    size: u64,
+    free: u64,
+}
+
+impl Room {
+    fn new(limits: &GcLimits, size: u64, free: u64) -> Self {
+        Self { limits: *limits, size, free }
+    }
+
+    fn wanted(&self) -> bool {
+        self.limits.max_size.is_some_and(|max| self.size > max)
+            || self.limits.min_free.is_some_and(|min| self.free < min)
+    }
+
+    fn freed(&mut self, bytes: u64) {
+        self.size = self.size.saturating_sub(bytes);
+        self.free = self.free.saturating_add(bytes);
+    }
+}
+
+/// The results that are left while a collection goes on, and what stands on what.
+struct Plan {
+    /// The last used first.
+    entries: Vec<Entry>,
+    children: HashMap<ResultId, u64>,
+    /// Those that would not go; the report tells about them elsewhere.
+    stuck: Vec<ResultId>,
+}
+
+impl Plan {
+    fn new(entries: Vec<Entry>) -> Self {
+        let mut children = HashMap::new();
+        for parent in entries.iter().filter_map(|entry| entry.parent.clone()) {
+            *children.entry(parent).or_insert(0) += 1;
+        }
+        Self { entries, children, stuck: Vec::new() }
+    }
+
+    fn longest_unused(&self, doomed: impl Fn(&ResultId) -> bool) -> Option<ResultId> {
+        let free = |entry: &&Entry| {
+            !self.stuck.contains(&entry.id) && !self.stands_under(&entry.id) && doomed(&entry.id)
+        };
+        self.entries.iter().rev().find(free).map(|entry| entry.id.clone())
+    }
+
+    fn stands_under(&self, id: &ResultId) -> bool {
+        self.children.get(id).is_some_and(|children| *children > 0)
+    }
+
+    fn done(&mut self, id: &ResultId, gone: bool) {
+        if !gone {
+            self.stuck.push(id.clone());
+            return;
+        }
+        if let Some(at) = self.entries.iter().position(|entry| entry.id == *id)
+            && let Some(parent) = self.entries.remove(at).parent
+            && let Some(children) = self.children.get_mut(&parent)
+        {
+            *children -= 1;
+        }
+    }
+
+    fn kept(self, limits: &GcLimits) -> Vec<(ResultId, String)> {
+        let reason = |entry: &Entry| {
+            if let Some(child) =
+                self.entries.iter().find(|other| other.parent.as_ref() == Some(&entry.id))
+            {
+                format!("{} stands on it", child.id.short())
+            } else if *limits == GcLimits::default() {
+                "no limit was given".to_owned()
+            } else {
+                format!("last used {}, and the limits are met", entry.used)
+            }
+        };
+        let left = self.entries.iter().filter(|entry| !self.stuck.contains(&entry.id));
+        left.map(|entry| (entry.id.clone(), reason(entry))).collect()
+    }
+}

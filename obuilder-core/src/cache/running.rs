@@ -1,0 +1,152 @@
+//! A step in progress: who waits for it, what it says, and how it ends.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::steps::{StepFailure, Work};
+use crate::cancel::Cancel;
+use crate::contracts::Snapshot;
+use crate::log::BuildLog;
+
+/// How a step ended: its result, and whether it was there already; or why it failed.
+pub(super) type Ending = Result<(Arc<Snapshot>, bool), Arc<StepFailure>>;
+
+/// Number of a client among those of one step.
+pub(super) type ClientNumber = u64;
+
+/// A step that some clients wait for and one thread builds.
+pub(super) struct Running {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Stops the step; cancelled when its last client has gone.
+    pub(super) cancel: Cancel,
+}
+
+#[derive(Default)]
+struct State {
+    next: ClientNumber,
+    attached: Vec<ClientNumber>,
+    /// How each client would do the work, in case the one whose way was taken leaves and the work fails with it.
+    work: VecDeque<(ClientNumber, Work)>,
+    attempt: u32,
+    log: Option<BuildLog>,
+    waiting: Option<String>,
+    ending: Option<Ending>,
+}
+
+/// What a client learns next.
+pub(super) enum News {
+    /// The step has to wait, and what for.
+    Waiting(String),
+    /// A new attempt begins and writes this log.
+    Log(BuildLog),
+    /// It has ended.
+    Ended(Ending),
+    /// The client itself was cancelled.
+    Cancelled,
+}
+
+/// What a client has seen so far.
+#[derive(Default)]
+pub(super) struct Seen {
+    attempt: u32,
+    waiting: Option<String>,
+}
+
+impl Running {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), changed: Condvar::new(), cancel: Cancel::new() })
+    }
+
+    /// Joins a client, unless the step is being cancelled: then its work comes back.
+    pub(super) fn attach(&self, work: Work) -> Result<ClientNumber, Work> {
+        let mut state = self.lock();
+        if self.cancel.is_cancelled() || state.ending.is_some() {
+            return Err(work);
+        }
+        let number = state.next;
+        state.next += 1;
+        state.attached.push(number);
+        state.work.push_back((number, work));
+        Ok(number)
+    }
+
+    /// A client goes. When the last one goes, so does the step.
+    pub(super) fn detach(&self, client: ClientNumber) {
+        let mut state = self.lock();
+        state.attached.retain(|number| *number != client);
+        state.work.retain(|(number, _)| *number != client);
+        if state.attached.is_empty() {
+            // Under the lock, so that nobody attaches to a step that is about to be cancelled.
+            self.cancel.cancel();
+        }
+    }
+
+    /// The next client's way to do the work.
+    pub(super) fn next_work(&self) -> Option<(ClientNumber, Work)> {
+        self.lock().work.pop_front()
+    }
+
+    /// Whether `client`, whose work has failed, has gone while others stay who could try again.
+    pub(super) fn may_retry_without(&self, client: ClientNumber) -> bool {
+        let state = self.lock();
+        !state.attached.contains(&client) && !state.work.is_empty() && !self.cancel.is_cancelled()
+    }
+
+    pub(super) fn publish_waiting(&self, reason: &str) {
+        self.lock().waiting = Some(reason.to_owned());
+        self.changed.notify_all();
+    }
+
+    pub(super) fn publish_log(&self, log: BuildLog) {
+        let mut state = self.lock();
+        state.attempt += 1;
+        state.log = Some(log);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn publish_ending(&self, ending: Ending) {
+        self.lock().ending = Some(ending);
+        self.changed.notify_all();
+    }
+
+    /// Waits for something that the client has not seen.
+    pub(super) fn news(self: &Arc<Self>, seen: &mut Seen, cancel: &Cancel) -> News {
+        let this = self.clone();
+        let _wake = cancel.on_cancel(move || {
+            drop(this.lock());
+            this.changed.notify_all();
+        });
+        let mut state = self.lock();
+        loop {
+            if state.attempt > seen.attempt {
+                seen.attempt = state.attempt;
+                return News::Log(state.log.clone().expect("an attempt has a log"));
+            }
+            if let Some(ending) = &state.ending {
+                return News::Ended(ending.clone());
+            }
+            if cancel.is_cancelled() {
+                return News::Cancelled;
+            }
+            if state.waiting != seen.waiting {
+                seen.waiting.clone_from(&state.waiting);
+                if let Some(reason) = &state.waiting {
+                    return News::Waiting(reason.clone());
+                }
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits until the step has ended, or `cancel`.
+    pub(super) fn wait_ended(self: &Arc<Self>, cancel: &Cancel) {
+        let mut seen = Seen::default();
+        while !matches!(self.news(&mut seen, cancel), News::Ended(_) | News::Cancelled) {}
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

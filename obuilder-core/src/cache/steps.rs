@@ -1,0 +1,448 @@
+//! Building one step: from the cache, together with others, or anew.
+
+use std::collections::hash_map::Entry;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::ResultCache;
+use super::lock::IdLock;
+use super::meta::{Meta, MetaBase};
+use super::running::{Ending, News, Running, Seen};
+use crate::cancel::Cancel;
+use crate::contracts::{Base, Pending, Snapshot};
+use crate::error::{FetchError, SandboxError, StoreError};
+use crate::id::ResultId;
+use crate::index::IndexError;
+use crate::interpreter::CopyError;
+use crate::log::BuildLog;
+use crate::progress::{Event, Observer, Stage, StepEnd};
+
+/// How often a step looks again whether a result that it must replace is still in use.
+const RETIRE_RETRY: Duration = Duration::from_millis(50);
+
+/// Bytes of a log that are passed on at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// A step to build.
+pub struct StepRequest {
+    /// The id its result has.
+    pub id: ResultId,
+    /// What it stands on; `None` for a base image.
+    pub base: Option<ResultId>,
+    /// Its heading.
+    pub heading: String,
+    /// How to do it.
+    pub work: Work,
+    /// Whether to keep the tree when it fails.
+    pub keep_failed: bool,
+    /// Whether to do it even if there is a result, which is retired then with all that stands on it.
+    pub fresh: bool,
+}
+
+/// Fills a workspace. Called on a thread of its own, at most once, and not at all when another client's work served.
+pub type Work = Box<dyn FnOnce(&Workspace<'_>) -> Result<Option<MetaBase>, StepFailure> + Send>;
+
+/// Where a step does its work.
+pub struct Workspace<'a> {
+    /// The directory that becomes the result, with `rootfs` in it.
+    pub dir: &'a Path,
+    /// The step's log.
+    pub log: &'a BuildLog,
+    /// Cancelled when nobody wants the step any more.
+    pub cancel: &'a Cancel,
+    /// Tells the clients what the step waits for.
+    pub waiting: &'a dyn Fn(&str),
+}
+
+/// Whoever wants a step.
+pub struct Client<'a> {
+    /// Cancelled when this client gives up.
+    pub cancel: &'a Cancel,
+    /// Told what happens.
+    pub observer: &'a dyn Observer,
+    /// Where in the spec the step stands.
+    pub stage: &'a Stage,
+}
+
+impl Client<'_> {
+    /// Tells the observer.
+    pub fn tell(&self, event: Event<'_>) {
+        self.observer.event(self.stage, event);
+    }
+}
+
+/// Why a step gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum StepFailure {
+    /// The command ended badly: how.
+    #[error("{0}")]
+    Command(String),
+    /// Nobody wants it any more.
+    #[error("cancelled")]
+    Cancelled,
+    /// See [`StoreError`].
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// See [`SandboxError`].
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// See [`FetchError`].
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// See [`CopyError`].
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// See [`IndexError`].
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// A file of the result cannot be written or read.
+    #[error("failed to {action} `{path}`")]
+    File {
+        /// What was being done.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The operating system's word.
+        #[source]
+        source: io::Error,
+    },
+    /// A defect in this program.
+    #[error("the step panicked: {0}")]
+    Panicked(String),
+}
+
+impl ResultCache {
+    /// Gives the result of a step, pinned: from the cache, from whoever is building it, or by building it.
+    ///
+    /// The client's observer is told the step's log from its first byte, and how it ended. When the client is cancelled it
+    /// leaves at once; the step itself goes on while it has other clients.
+    pub fn build(
+        self: &Arc<Self>,
+        request: StepRequest,
+        client: &Client<'_>,
+    ) -> Result<(Arc<Snapshot>, StepEnd), Arc<StepFailure>> {
+        let id = request.id.clone();
+        client.tell(Event::StepStarted { id: &id });
+        let started = Instant::now();
+        let built = self.obtain(request, client);
+        let end = match &built {
+            Ok((_, end)) => *end,
+            Err(failure) if matches!(**failure, StepFailure::Cancelled) => StepEnd::Cancelled,
+            Err(_) => StepEnd::Failed,
+        };
+        client.tell(Event::StepFinished { id: &id, end, elapsed: started.elapsed() });
+        built
+    }
+
+    fn obtain(
+        self: &Arc<Self>,
+        mut request: StepRequest,
+        client: &Client<'_>,
+    ) -> Result<(Arc<Snapshot>, StepEnd), Arc<StepFailure>> {
+        if request.fresh {
+            self.retire(&request.id, client.cancel, &|reason| {
+                client.tell(Event::Waiting { reason })
+            })?;
+        }
+        loop {
+            if client.cancel.is_cancelled() {
+                return Err(Arc::new(StepFailure::Cancelled));
+            }
+            if let Some(snapshot) = self.store.result(&request.id).map_err(StepFailure::from)? {
+                replay(&snapshot, client)?;
+                self.touch(&request.id);
+                return Ok((Arc::new(snapshot), StepEnd::Cached));
+            }
+            match self.join(request) {
+                Ok((running, number)) => return follow(&running, number, client),
+                Err((running, returned)) => {
+                    client.tell(Event::Waiting {
+                        reason: "the step is being cancelled; it starts afresh after that",
+                    });
+                    running.wait_ended(client.cancel);
+                    request = returned;
+                }
+            }
+        }
+    }
+
+    /// Joins the step if it is in progress, else begins it. Comes back with the request when the step is being cancelled.
+    fn join(
+        self: &Arc<Self>,
+        request: StepRequest,
+    ) -> Result<(Arc<Running>, u64), (Arc<Running>, StepRequest)> {
+        let mut in_progress = self.in_progress();
+        let StepRequest { id, base, heading, work, keep_failed, fresh } = request;
+        match in_progress.entry(id.clone()) {
+            Entry::Occupied(entry) => {
+                let running = entry.get().clone();
+                match running.attach(work) {
+                    Ok(number) => Ok((running, number)),
+                    Err(work) => {
+                        Err((running, StepRequest { id, base, heading, work, keep_failed, fresh }))
+                    }
+                }
+            }
+            Entry::Vacant(entry) => {
+                let running = entry.insert(Running::new()).clone();
+                let Ok(number) = running.attach(work) else {
+                    unreachable!("nobody can have cancelled a new step")
+                };
+                drop(in_progress);
+                let (cache, executed) = (self.clone(), running.clone());
+                let plan = Plan { id, base, heading, keep_failed };
+                std::thread::spawn(move || cache.run_to_end(&plan, &executed));
+                Ok((running, number))
+            }
+        }
+    }
+
+    fn in_progress(&self) -> MutexGuard<'_, std::collections::HashMap<ResultId, Arc<Running>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The thread of a step: builds it and tells its clients.
+    fn run_to_end(&self, plan: &Plan, running: &Running) {
+        let built = catch_unwind(AssertUnwindSafe(|| self.execute(plan, running)));
+        let ending: Ending = match built {
+            Ok(Ok((snapshot, cached))) => Ok((Arc::new(snapshot), cached)),
+            Ok(Err(failure)) => Err(Arc::new(failure)),
+            Err(panic) => Err(Arc::new(StepFailure::Panicked(panic_text(&*panic)))),
+        };
+        // First out of the table: whoever comes now looks at the store again.
+        self.in_progress().remove(&plan.id);
+        running.publish_ending(ending);
+    }
+
+    fn execute(&self, plan: &Plan, running: &Running) -> Result<(Snapshot, bool), StepFailure> {
+        let waiting = || running.publish_waiting("another process is building this step");
+        let state = self.store.state_dir();
+        let lock =
+            IdLock::acquire(state, &plan.id, &running.cancel, waiting).map_err(|source| {
+                StepFailure::File { action: "lock the step in", path: state.join("locks"), source }
+            })?;
+        let Some(_lock) = lock else { return Err(StepFailure::Cancelled) };
+        if let Some(snapshot) = self.store.result(&plan.id)? {
+            self.touch(&plan.id);
+            return Ok((snapshot, true));
+        }
+        loop {
+            let Some((client, work)) = running.next_work() else {
+                return Err(StepFailure::Cancelled);
+            };
+            let base = plan.base.as_ref().map_or(Base::Empty, Base::Result);
+            let pending = self.store.begin(&plan.id, base)?;
+            match attempt(&*pending, running, work) {
+                Ok((base, elapsed)) => return self.save(plan, pending, base, elapsed),
+                Err(failure) if running.may_retry_without(client) => {
+                    tracing::info!(
+                        "the work of a client that left failed ({failure}); trying another client's"
+                    );
+                    pending.discard()?;
+                }
+                Err(failure) => return Err(self.bury(plan, pending, failure)),
+            }
+        }
+    }
+
+    /// Makes a finished workspace a result.
+    fn save(
+        &self,
+        plan: &Plan,
+        pending: Box<dyn Pending>,
+        base: Option<MetaBase>,
+        elapsed: Duration,
+    ) -> Result<(Snapshot, bool), StepFailure> {
+        let meta = Meta {
+            parent: plan.base.clone(),
+            heading: plan.heading.clone(),
+            elapsed_ms: elapsed.as_millis().try_into().unwrap_or(u32::MAX),
+            base,
+        };
+        let dir = pending.dir().to_owned();
+        meta.write(&dir)
+            .map_err(|source| StoreError::io(format!("write `{}`", dir.display()), source))?;
+        pending.commit()?;
+        match self.index.add(&plan.id, &meta) {
+            // The result is safe, and the next start finds it; a full disk must not fail a step that succeeded.
+            Err(error) if error.is_full() => {
+                tracing::warn!("{error}; the next start will make up for it")
+            }
+            added => added?,
+        }
+        self.remove_failed_log(&plan.id);
+        let snapshot =
+            self.store.result(&plan.id)?.ok_or_else(|| StoreError::Missing(plan.id.clone()))?;
+        Ok((snapshot, false))
+    }
+
+    /// Puts away what is left of a failed step: its log, and its tree if wanted. Gives the failure back.
+    fn bury(&self, plan: &Plan, pending: Box<dyn Pending>, failure: StepFailure) -> StepFailure {
+        if matches!(failure, StepFailure::Cancelled) {
+            if let Err(error) = pending.discard() {
+                tracing::warn!("{error}");
+            }
+            return failure;
+        }
+        let kept_log = self.keep_log(plan, &pending.dir().join("log"));
+        let keep = plan.keep_failed && matches!(failure, StepFailure::Command(_));
+        let buried = if keep { pending.keep() } else { pending.discard() };
+        for error in [kept_log.err().map(StepFailure::from), buried.err().map(StepFailure::from)]
+            .into_iter()
+            .flatten()
+        {
+            tracing::warn!("{error}");
+        }
+        if let Err(error) =
+            self.index.add_failure(&plan.id, &plan.heading, &failure.to_string(), keep)
+        {
+            tracing::warn!("{error}");
+        }
+        failure
+    }
+
+    fn keep_log(&self, plan: &Plan, log: &Path) -> Result<(), StoreError> {
+        let target = self.failed_log(&plan.id);
+        let dir = target.parent().expect("the log lies in a directory");
+        fs::create_dir_all(dir).and_then(|()| fs::copy(log, &target)).map(drop).map_err(|source| {
+            StoreError::io(
+                format!("keep the log of the failed step as `{}`", target.display()),
+                source,
+            )
+        })
+    }
+
+    /// Deletes a result and everything that stands on it, waiting for whoever still uses them.
+    pub(crate) fn retire(
+        &self,
+        id: &ResultId,
+        cancel: &Cancel,
+        waiting: &dyn Fn(&str),
+    ) -> Result<(), StepFailure> {
+        for old in self.index.with_descendants(id)? {
+            let mut told = false;
+            loop {
+                match self.store.delete(&old) {
+                    Ok(_) => break,
+                    Err(StoreError::InUse(_)) => {
+                        if !std::mem::replace(&mut told, true) {
+                            waiting(&format!(
+                                "result {} must go, and another build still uses it",
+                                old.short()
+                            ));
+                        }
+                        if cancel.wait_timeout(RETIRE_RETRY) {
+                            return Err(StepFailure::Cancelled);
+                        }
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            self.index.remove(&old)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a step's thread needs to know.
+struct Plan {
+    id: ResultId,
+    base: Option<ResultId>,
+    heading: String,
+    keep_failed: bool,
+}
+
+/// Does the work once in a fresh tree.
+fn attempt(
+    pending: &dyn Pending,
+    running: &Running,
+    work: Work,
+) -> Result<(Option<MetaBase>, Duration), StepFailure> {
+    let path = pending.dir().join("log");
+    let log = BuildLog::create(&path)
+        .map_err(|source| StoreError::io(format!("create the log `{}`", path.display()), source))?;
+    running.publish_log(log.clone());
+    let started = Instant::now();
+    let waiting = |reason: &str| running.publish_waiting(reason);
+    let workspace =
+        Workspace { dir: pending.dir(), log: &log, cancel: &running.cancel, waiting: &waiting };
+    let done = catch_unwind(AssertUnwindSafe(|| work(&workspace)))
+        .unwrap_or_else(|panic| Err(StepFailure::Panicked(panic_text(&*panic))));
+    log.finish();
+    if running.cancel.is_cancelled() {
+        return Err(StepFailure::Cancelled);
+    }
+    Ok((done?, started.elapsed()))
+}
+
+/// Waits for a step with the others, passing its log on.
+fn follow(
+    running: &Arc<Running>,
+    number: u64,
+    client: &Client<'_>,
+) -> Result<(Arc<Snapshot>, StepEnd), Arc<StepFailure>> {
+    let mut seen = Seen::default();
+    loop {
+        match running.news(&mut seen, client.cancel) {
+            News::Waiting(reason) => client.tell(Event::Waiting { reason: &reason }),
+            News::Log(log) => {
+                if let Err(error) = pass_on(&log, client) {
+                    tracing::warn!("failed to follow the log of a step: {error}");
+                }
+            }
+            News::Ended(Ok((snapshot, true))) => {
+                replay(&snapshot, client)?;
+                return Ok((snapshot, StepEnd::Cached));
+            }
+            News::Ended(ending) => return ending.map(|(snapshot, _)| (snapshot, StepEnd::Saved)),
+            News::Cancelled => {
+                running.detach(number);
+                if running.cancel.is_cancelled() {
+                    // Nobody else wants it. Whoever gave up may go on only when nothing of it is left.
+                    running.wait_ended(&Cancel::new());
+                }
+                return Err(Arc::new(StepFailure::Cancelled));
+            }
+        }
+    }
+}
+
+fn pass_on(log: &BuildLog, client: &Client<'_>) -> io::Result<()> {
+    let mut reader = log.reader();
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match reader.read(&mut buffer, client.cancel)? {
+            0 => return Ok(()),
+            read => client.tell(Event::Output { bytes: &buffer[..read] }),
+        }
+    }
+}
+
+/// Passes on the saved log of a result.
+fn replay(snapshot: &Snapshot, client: &Client<'_>) -> Result<(), StepFailure> {
+    let path = snapshot.log();
+    let fail =
+        |source| StepFailure::File { action: "read the saved log", path: path.clone(), source };
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(fail(error)),
+    };
+    let mut buffer = [0; 8192];
+    loop {
+        match file.read(&mut buffer).map_err(fail)? {
+            0 => return Ok(()),
+            read => client.tell(Event::Output { bytes: &buffer[..read] }),
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
