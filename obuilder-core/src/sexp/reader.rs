@@ -54,8 +54,8 @@ pub enum ReadProblem {
     LoneCarriageReturn,
     /// An escape that is none.
     #[error(
-        "found the escape `\\{0}` in a string; allowed are `\\n`, `\\t`, `\\b`, `\\r`, `\\\\`, `\\\"`, `\\'`, \
-         `\\ ` and a code as `\\065` or `\\x41`"
+        "found the escape `\\{0}` in a string; allowed are `\\n`, `\\t`, `\\b`, `\\r`, `\\\\`, `\\\"`, `\\'` \
+         and a code as `\\065` or `\\x41`"
     )]
     Escape(String),
     /// A decimal escape above 255.
@@ -188,7 +188,7 @@ impl Reader<'_> {
                 (Some(b'\r'), Some(b'\n')) => self.at += 2,
                 (Some(b'\r'), _) => return Err((self.at, ReadProblem::LoneCarriageReturn)),
                 (Some(b';'), _) => {
-                    while self.peek(0).is_some_and(|byte| byte != b'\n') {
+                    while self.peek(0).is_some_and(|byte| byte != b'\n' && byte != b'\r') {
                         self.at += 1;
                     }
                 }
@@ -264,11 +264,12 @@ impl Reader<'_> {
             Some(b't') => b'\t',
             Some(b'b') => b'\x08',
             Some(b'r') => b'\r',
-            Some(byte @ (b'\\' | b'"' | b'\'' | b' ')) => byte,
             Some(b'\n') => return self.line_end(2),
             Some(b'\r') if self.peek(2) == Some(b'\n') => return self.line_end(3),
+            Some(byte @ (b'\\' | b'"' | b'\'' | b'\r')) => byte,
             Some(b'x') => return self.code(2, 2, 16, text),
             Some(b'0'..=b'9') => return self.code(1, 3, 10, text),
+            // Sexplib keeps what is no escape as it stands.
             _ => {
                 text.push(b'\\');
                 self.at += 1;

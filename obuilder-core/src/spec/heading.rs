@@ -22,10 +22,12 @@ pub fn op_heading(workdir: &[u8], op: &Op) -> String {
         (Op::Run(_) | Op::Copy(_), Sexp::List(items)) => {
             let fields: Vec<String> = items[1..].iter().map(Sexp::to_string).collect();
             heading.push(&format!("({} ", op.name()));
-            heading.begin_box();
             let one_line = fields.join(" ");
-            // `run` has every field on its own line; `copy` only if they would not all fit.
-            if matches!(op, Op::Copy(_)) && heading.column + one_line.len() < MARGIN {
+            // `run` has every field on its own line; `copy` only if they would not all fit where they are,
+            // even when they are about to move to the left.
+            let fits = matches!(op, Op::Copy(_)) && heading.column + one_line.len() < MARGIN;
+            heading.begin_box();
+            if fits {
                 heading.push(&one_line);
             } else {
                 let separator = format!("\n{:1$}", "", heading.column);
