@@ -19,6 +19,8 @@ pub mod error;
 pub mod log;
 pub mod progress;
 pub mod step;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use bstr;
 pub use cancel::Cancel;
