@@ -23,6 +23,8 @@ pub mod interpreter;
 pub mod log;
 pub mod progress;
 pub mod step;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 mod index;
 

@@ -1,0 +1,4 @@
+//! For tests: conformance suites that every back end runs, and doubles that stand in for back ends.
+
+#[cfg(target_os = "linux")]
+pub mod shell_sandbox;
