@@ -492,3 +492,6 @@ fn set_aside(path: &Path) -> io::Result<PathBuf> {
     }
     Ok(aside)
 }
+
+#[cfg(test)]
+mod tests;
