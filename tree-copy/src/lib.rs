@@ -1,1 +1,48 @@
-//! Copy, compare and remove directory trees with everything they hold.
+//! Copies, compares and removes directory trees with everything they hold.
+//!
+//! [`copy_tree`] is where to start. Every operation goes through descriptors of directories and never follows a
+//! symbolic link, so it stays inside the trees it was given whatever they hold and whoever changes them meanwhile;
+//! paths may be deeper than `PATH_MAX`. Work is spread over a few threads, and small trees stay on the caller's own.
+//!
+//! This crate knows nothing of builds, stores or images.
+
+mod error;
+mod meta;
+mod place;
+
+mod listing;
+mod queue;
+mod walk;
+
+mod attributes;
+mod contents;
+mod links;
+
+mod copy;
+mod entry_copy;
+
+mod chown;
+mod digest;
+mod remove;
+mod share;
+mod size;
+mod sync;
+
+#[cfg(target_os = "linux")]
+#[path = "linux/mod.rs"]
+mod platform;
+#[cfg(target_os = "macos")]
+#[path = "macos/mod.rs"]
+mod platform;
+
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use chown::chown_tree;
+pub use copy::{Copied, How, Options, Owners, copy_tree};
+pub use digest::{digest_tree, stamp_tree};
+pub use error::Error;
+pub use remove::{NotRemoved, remove_tree};
+pub use share::{Shared, Trust, share_identical};
+pub use size::tree_size;
+pub use sync::sync_tree;

@@ -1,0 +1,74 @@
+//! Gives a tree to one owner.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, Gid, Uid};
+
+use crate::error::Error;
+use crate::listing::Entry;
+use crate::meta::Meta;
+use crate::place::Place;
+use crate::queue;
+use crate::walk::{Root, Visitor, walk};
+
+/// Makes `uid` and `gid` the owner of `path` and of everything below it, touching only what has another owner.
+/// Returns how many entries changed.
+///
+/// Links are changed themselves, never followed. As always when an owner changes, files lose setuid and setgid.
+pub fn chown_tree(path: &Path, uid: u32, gid: u32) -> Result<u64, Error> {
+    let root = Root::open(path)?;
+    let chown = Chown { root, uid, gid, changed: AtomicU64::new(0) };
+    chown.give(chown.root.fd(), c".", &Place::default())?;
+    walk(&chown, chown.root.start()?, queue::default_threads())?;
+    Ok(chown.changed.into_inner())
+}
+
+struct Chown<'a> {
+    root: Root<'a>,
+    uid: u32,
+    gid: u32,
+    changed: AtomicU64,
+}
+
+impl Chown<'_> {
+    fn give(&self, dir: BorrowedFd<'_>, name: &CStr, place: &Place) -> Result<(), Error> {
+        let failed = |e| self.error("change the owner of", place, Some(name), e);
+        let meta = Meta::at(dir, name).map_err(failed)?;
+        if (meta.uid, meta.gid) == (self.uid, self.gid) {
+            return Ok(());
+        }
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(failed)?;
+        self.changed.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Visitor for Chown<'_> {
+    type Dir = OwnedFd;
+
+    fn open(&self, parent: &OwnedFd, name: &CStr, place: &Place) -> Result<OwnedFd, Error> {
+        self.root.child(parent, name, place)
+    }
+
+    fn reopen(&self, place: &Place) -> Result<OwnedFd, Error> {
+        self.root.reopen(place)
+    }
+
+    fn listed<'a>(&self, dir: &'a OwnedFd) -> BorrowedFd<'a> {
+        dir.as_fd()
+    }
+
+    fn visit(&self, dir: &OwnedFd, place: &Arc<Place>, entries: &[Entry]) -> Result<(), Error> {
+        entries.iter().try_for_each(|entry| self.give(dir.as_fd(), &entry.name, place))
+    }
+
+    fn path(&self, place: &Place, name: Option<&CStr>) -> PathBuf {
+        self.root.path(place, name)
+    }
+}
