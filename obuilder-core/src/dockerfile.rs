@@ -113,29 +113,34 @@ fn run_instruction(
 ) -> Result<(), DockerfileError> {
     out.push_str("RUN ");
     if options.buildkit {
-        let secrets = run.secrets.iter().map(|s| ("secret", &s.id, &s.target, &s.buildkit_options));
-        let caches = run.cache.iter().map(|c| ("cache", &c.id, &c.target, &c.buildkit_options));
-        for (kind, id, target, more) in secrets.chain(caches) {
-            let uid = match user {
-                User::Ids { uid, .. } => uid.to_string(),
-                User::Name(user) => {
-                    let (user, cmd) = (user.clone(), run.shell.clone());
-                    return Err(DockerfileError::NamedUser { user, cmd });
-                }
-            };
-            put(out, &[b"--mount=type=", kind.as_bytes(), b",id=", id, b",target=", target]);
-            put(out, &[b",uid=", uid.as_bytes()]);
-            for (name, value) in more {
-                put(out, &[b",", name, b"=", value]);
-            }
-            out.push_str(" ");
-        }
+        mounts(run, user, out)?;
     }
     for (at, line) in run.shell.split(|byte| *byte == b'\n').enumerate() {
         if at > 0 {
             put(out, &[b" ", &[escape_byte(options.escape)], b"\n    "]);
         }
         out.push_str(trim(line));
+    }
+    Ok(())
+}
+
+fn mounts(run: &Run, user: &User, out: &mut BString) -> Result<(), DockerfileError> {
+    let secrets = run.secrets.iter().map(|s| ("secret", &s.id, &s.target, &s.buildkit_options));
+    let caches = run.cache.iter().map(|c| ("cache", &c.id, &c.target, &c.buildkit_options));
+    for (kind, id, target, more) in secrets.chain(caches) {
+        let uid = match user {
+            User::Ids { uid, .. } => uid.to_string(),
+            User::Name(user) => {
+                let (user, cmd) = (user.clone(), run.shell.clone());
+                return Err(DockerfileError::NamedUser { user, cmd });
+            }
+        };
+        put(out, &[b"--mount=type=", kind.as_bytes(), b",id=", id, b",target=", target]);
+        put(out, &[b",uid=", uid.as_bytes()]);
+        for (name, value) in more {
+            put(out, &[b",", name, b"=", value]);
+        }
+        out.push_str(" ");
     }
     Ok(())
 }

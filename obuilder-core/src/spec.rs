@@ -3,8 +3,10 @@
 //! Text is kept as bytes ([`BString`]), because a spec may name any byte and ids are made of bytes.
 
 mod error;
+mod fault;
 mod fields;
 mod heading;
+mod operation;
 mod parser;
 mod printer;
 

@@ -1,15 +1,21 @@
-//! Headings, run ids and Dockerfiles of recorded OBuilder builds, see `compat/README.md`.
+//! Headings, ids and Dockerfiles of recorded OBuilder builds, see `compat/README.md`.
 
 #![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
+mod tree;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use obuilder_core::bstr::{BString, ByteSlice};
 use obuilder_core::dockerfile::{Escape, Options, dockerfile};
-use obuilder_core::id::{ResultId, RunKey, base_id};
-use obuilder_core::spec::{self, Op, Run, Spec, User, build_heading, from_heading, op_heading};
+use obuilder_core::id::{CopyKey, ResultId, RunKey, base_id};
+use obuilder_core::manifest::CopyItems;
+use obuilder_core::spec::{
+    self, Copy, CopySource, Op, Run, Spec, User, build_heading, from_heading, op_heading,
+};
 use obuilder_core::step::SecretMount;
+use tree::Tree;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -55,7 +61,7 @@ fn specs_survive_printing() {
 }
 
 #[test]
-fn headings_and_run_ids_are_obuilders() {
+fn headings_and_ids_are_obuilders() {
     let mut ids = 0;
     for case in cases() {
         let log = BString::from(fs::read(case.join("expected.log")).unwrap());
@@ -65,7 +71,7 @@ fn headings_and_run_ids_are_obuilders() {
         assert_eq!(walk.at, log.len(), "{}: the log goes on", case.display());
         ids += walk.ids;
     }
-    assert_eq!(ids, 24, "run ids that were compared");
+    assert_eq!(ids, 35, "ids that were compared");
 }
 
 /// Follows a spec through the log it gave.
@@ -111,13 +117,15 @@ impl Walk<'_> {
         let mut context = Context::new();
         for op in &spec.ops {
             self.heading(&context.workdir, op);
-            if let Op::Run(run) = op {
-                let id = context.run_id(self.case, &base, run);
+            let id = match op {
+                Op::Run(run) => Some(context.run_id(self.case, &base, run)),
+                Op::Copy(copy) => Some(context.copy_id(self.case, &base, copy)),
+                _ => None,
+            };
+            if let Some(id) = id {
                 base = self.noted_id();
                 assert_eq!(id, base, "{}: {}", self.case.display(), op.to_sexp());
                 self.ids += 1;
-            } else if let Op::Copy(_) = op {
-                base = self.noted_id();
             }
             context.update(op);
         }
@@ -181,5 +189,20 @@ impl Context {
             secrets: &secrets,
         };
         key.id()
+    }
+    fn copy_id(&self, case: &Path, base: &ResultId, copy: &Copy) -> ResultId {
+        let tree = match &copy.from {
+            CopySource::Context => Tree::of_tar(&case.join("context.tar")),
+            // What the nested builds of the one case that has any leave behind.
+            CopySource::Build(_) => {
+                let prog = b"#!/bin/sh\necho hi\n".as_slice();
+                let built = b"built\n".as_slice();
+                Tree::of_files(&[("out/prog", prog), ("out/result", built), ("seen", built)])
+            }
+        };
+        let items = copy.src.iter().map(|src| tree.manifest(src, &copy.exclude)).collect();
+        let dst = spec::resolve(self.workdir.as_bstr(), copy.dst.as_bstr());
+        let items = CopyItems::new(items, dst).unwrap();
+        CopyKey { base, user: &self.user, items: &items }.id()
     }
 }

@@ -4,7 +4,7 @@ use bstr::BString;
 
 use super::{Node, NodeKind, Position};
 
-/// How deep lists and block comments may be nested, so that no input can exhaust the stack.
+/// How deep lists may be nested, so that no input can exhaust the stack.
 pub const MAX_DEPTH: usize = 512;
 
 /// Why a text is not one S-expression.

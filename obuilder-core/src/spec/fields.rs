@@ -1,6 +1,6 @@
 //! Records: lists of `(NAME VALUE…)` in any order, each name at most once.
 
-use super::parser::{Fault, Result, quote_names};
+use super::fault::{Fault, Result, name_of, quote_names, values};
 use crate::sexp::Node;
 
 /// The fields of one record.
@@ -59,24 +59,13 @@ impl<'a> Fields<'a> {
     }
 
     fn name(&self, node: &Node, allowed: &[&'static str]) -> Result<&'static str> {
-        let read = node.as_list().and_then(<[Node]>::first).and_then(Node::as_atom);
-        let Some(read) = read else {
-            let message = format!(
-                "expected a field of `{}`, found {}; allowed are {}",
-                self.owner,
-                Fault::show(node),
-                quote_names(allowed)
-            );
+        let kind = format!("field of `{}`", self.owner);
+        let Some(name) = name_of(node) else {
+            let (shown, allowed) = (Fault::show(node), quote_names(allowed));
+            let message = format!("expected a {kind}, found {shown}; allowed are {allowed}");
             return Err(Fault::new(node, message));
         };
-        match allowed.iter().find(|name| read == **name) {
-            Some(name) => Ok(name),
-            None => Err(Fault::unknown(node, &format!("field of `{}`", self.owner), read, allowed)),
-        }
+        let known = allowed.iter().find(|known| name.as_atom().is_some_and(|name| name == **known));
+        known.copied().ok_or_else(|| Fault::unknown(name, &kind, allowed))
     }
-}
-
-/// What stands behind the name of a field.
-pub(super) fn values(field: &Node) -> &[Node] {
-    field.as_list().and_then(|items| items.get(1..)).unwrap_or_default()
 }
