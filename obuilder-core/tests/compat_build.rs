@@ -37,7 +37,8 @@ fn builds_say_what_obuilder_said() {
         }
     };
     let dir = tempfile::tempdir().unwrap();
-    let (cache, _) = ResultCache::open(Arc::new(StrictStore::new(&dir.path().join("store")))).unwrap();
+    let (cache, _) =
+        ResultCache::open(Arc::new(StrictStore::new(&dir.path().join("store")))).unwrap();
     let builder = Builder { cache, sandbox, fetcher: Arc::new(NamedEnvironment) };
     for case in in_recorded_order(Case::all()) {
         eprintln!("{}", case.name());
@@ -65,7 +66,8 @@ fn in_recorded_order(mut cases: Vec<Case>) -> Vec<Case> {
 }
 
 fn ids(log: &[u8], note: &'static str) -> impl Iterator<Item = BString> {
-    let at: Vec<_> = log.find_iter(note).map(|at| BString::from(&log[at + note.len()..][..64])).collect();
+    let at: Vec<_> =
+        log.find_iter(note).map(|at| BString::from(&log[at + note.len()..][..64])).collect();
     at.into_iter()
 }
 
@@ -73,7 +75,12 @@ fn build(builder: &Builder, case: &Case, dir: &Path) -> Vec<Said> {
     let context_dir = dir.join(format!("context-{}", case.name()));
     fs::create_dir(&context_dir).unwrap();
     if case.dir.join("context.tar").exists() {
-        let unpacked = Command::new("tar").arg("-xpf").arg(case.dir.join("context.tar")).arg("-C").arg(&context_dir).status();
+        let unpacked = Command::new("tar")
+            .arg("-xpf")
+            .arg(case.dir.join("context.tar"))
+            .arg("-C")
+            .arg(&context_dir)
+            .status();
         assert!(unpacked.unwrap().success());
     }
     let mut context = Context::new(&context_dir);
@@ -84,7 +91,8 @@ fn build(builder: &Builder, case: &Case, dir: &Path) -> Vec<Said> {
         }
     }
     let said = Transcript::default();
-    let got = builder.build(&case.spec(), &context, &Options::default(), &Cancel::new(), &said).unwrap();
+    let got =
+        builder.build(&case.spec(), &context, &Options::default(), &Cancel::new(), &said).unwrap();
     let mut said = said.0.into_inner().unwrap();
     said.push(Said::Line(format!("Got: \"{got}\"")));
     said
@@ -93,11 +101,12 @@ fn build(builder: &Builder, case: &Case, dir: &Path) -> Vec<Said> {
 /// Every line of ours stands in the recorded log, in order, with nothing but output between them, and that only where ours has it.
 fn compare(case: &Case, said: &[Said], expected: &[u8]) {
     let mut rest = expected;
-    let mut output = None;
+    let mut output = BString::default();
+    let mut running = false;
     for said in said {
         let mut line = match said {
             Said::Output(bytes) => {
-                output.get_or_insert_with(BString::default).push_str(bytes);
+                output.push_str(bytes);
                 continue;
             }
             Said::Line(line) | Said::BaseSaved { note: line, .. } => format!("{line}\n"),
@@ -109,19 +118,28 @@ fn compare(case: &Case, said: &[Said], expected: &[u8]) {
             line = format!("{cached}\n");
         }
         let at = rest.find(&line).unwrap_or_else(|| {
-            panic!("{}: the recorded log does not go on with\n{line}but with\n{}", case.name(), rest.as_bstr())
+            panic!(
+                "{}: the recorded log does not go on with\n{line}but with\n{}",
+                case.name(),
+                rest.as_bstr()
+            )
         });
         let between = &rest[..at];
         for mark in ["---> saved as", "---> using", "--> finished", "\n/: (", "Got: "] {
-            assert!(!between.contains_str(mark), "{}: ours lacks\n{}", case.name(), between.as_bstr());
+            assert!(
+                !between.contains_str(mark),
+                "{}: ours lacks\n{}",
+                case.name(),
+                between.as_bstr()
+            );
         }
-        match output.take() {
-            None => assert_eq!(between.as_bstr(), "", "{}: before {line}", case.name()),
-            Some(ours) if ours != between => {
-                eprintln!("{}: a command printed `{ours}`, not `{}`", case.name(), between.as_bstr());
-            }
-            Some(_) => {}
+        let ours = std::mem::take(&mut output);
+        if running && ours != between {
+            eprintln!("{}: a command printed `{ours}`, not `{}`", case.name(), between.as_bstr());
+        } else {
+            assert_eq!(between.as_bstr(), ours, "{}: before {line}", case.name());
         }
+        running = line.contains(": (run ");
         rest = &rest[at + line.len()..];
     }
     assert_eq!(rest.as_bstr(), "", "{}: the recorded log goes on", case.name());
@@ -133,7 +151,8 @@ fn on_one_line(log: &[u8]) -> BString {
     for line in log.lines_with_terminator() {
         let continued = joined.ends_with(b"\\\n") && line.trim_start().starts_with(b"\\n");
         if continued {
-            joined.truncate(joined.len() - 2);
+            let end = joined.len() - 2;
+            joined.truncate(end);
             let start = joined.rfind_byte(b'\n').map_or(0, |at| at + 1);
             let heading = joined[start..].replace("  \"", " \"");
             joined.truncate(start);
@@ -148,7 +167,10 @@ fn on_one_line(log: &[u8]) -> BString {
 enum Said {
     Line(String),
     /// A base image was imported; what would have been said had it been there.
-    BaseSaved { note: String, cached: String },
+    BaseSaved {
+        note: String,
+        cached: String,
+    },
     Output(BString),
 }
 
@@ -168,12 +190,18 @@ impl Observer for Transcript {
             Event::BuildFinished { name, .. } => Said::Line(format!("--> finished \"{name}\"")),
             Event::Heading { text } => Said::Line(text.to_owned()),
             Event::Output { bytes } => Said::Output(bytes.into()),
-            Event::StepFinished { id, end: StepEnd::Saved, .. } if self.after_from() => Said::BaseSaved {
-                note: format!("---> saved as \"{id}\""),
-                cached: format!("---> using \"{id}\" from cache"),
-            },
-            Event::StepFinished { id, end: StepEnd::Saved, .. } => Said::Line(format!("---> saved as \"{id}\"")),
-            Event::StepFinished { id, end: StepEnd::Cached, .. } => Said::Line(format!("---> using \"{id}\" from cache")),
+            Event::StepFinished { id, end: StepEnd::Saved, .. } if self.after_from() => {
+                Said::BaseSaved {
+                    note: format!("---> saved as \"{id}\""),
+                    cached: format!("---> using \"{id}\" from cache"),
+                }
+            }
+            Event::StepFinished { id, end: StepEnd::Saved, .. } => {
+                Said::Line(format!("---> saved as \"{id}\""))
+            }
+            Event::StepFinished { id, end: StepEnd::Cached, .. } => {
+                Said::Line(format!("---> using \"{id}\" from cache"))
+            }
             _ => return,
         };
         self.0.lock().unwrap().push(said);

@@ -2,3 +2,4 @@
 
 #[cfg(target_os = "linux")]
 pub mod shell_sandbox;
+pub mod strict_store;

@@ -17,8 +17,10 @@ impl Case {
     pub fn all() -> Vec<Self> {
         let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat");
         let dir = std::env::var_os("OBUILD_COMPAT_DIR").map_or(own, PathBuf::from);
-        let entries = fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
-        let mut cases: Vec<_> = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
+        let entries =
+            fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+        let mut cases: Vec<_> =
+            entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_dir()).collect();
         cases.sort();
         assert!(!cases.is_empty(), "no cases in {}", dir.display());
         cases.into_iter().map(|dir| Self { dir }).collect()
