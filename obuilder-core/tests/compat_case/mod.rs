@@ -7,14 +7,14 @@ use obuilder_core::bstr::BString;
 use obuilder_core::spec::Spec;
 
 /// One recorded build.
-pub struct Case {
+pub(crate) struct Case {
     /// Its folder.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
 impl Case {
     /// All cases, by name.
-    pub fn all() -> Vec<Self> {
+    pub(crate) fn all() -> Vec<Self> {
         let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compat");
         let dir = std::env::var_os("OBUILD_COMPAT_DIR").map_or(own, PathBuf::from);
         let entries =
@@ -27,18 +27,18 @@ impl Case {
     }
 
     /// The case's name.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.dir.file_name().unwrap().to_string_lossy().into_owned()
     }
 
     /// A file of the case.
-    pub fn file(&self, name: &str) -> BString {
+    pub(crate) fn file(&self, name: &str) -> BString {
         let path = self.dir.join(name);
         fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).into()
     }
 
     /// The case's spec.
-    pub fn spec(&self) -> Spec {
+    pub(crate) fn spec(&self) -> Spec {
         let source = self.file("spec.scm");
         Spec::parse(&source).unwrap_or_else(|error| panic!("{}: {error}", self.name()))
     }
