@@ -15,7 +15,7 @@ pub struct Step {
     pub argv: Vec<BString>,
     /// Working directory, absolute, as the spec says it; made if missing.
     pub workdir: BString,
-    /// The step's environment; of two entries of one name the first counts.
+    /// The step's environment; no name stands twice.
     pub env: Vec<(BString, BString)>,
     /// Who runs it.
     pub user: User,

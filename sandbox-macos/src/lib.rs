@@ -1,1 +1,45 @@
-//! A build user as a sandbox.
+//! A build user as a sandbox: steps run as a user of their own, in a home that is theirs for the time of the step.
+//!
+//! This is how a Mac without containers isolates builds, and it works the same on Linux. Start with
+//! [`BuildUserSandbox`]. One step goes through the modules below in the order in which they stand:
+//! the spec's paths are found in the home ([`paths`]), the user and the home are locked ([`lock`]) and the user made
+//! if it is missing ([`user`]), the tree takes the home's place ([`home`]), the command is started ([`launch`]) and
+//! followed ([`follow`]), everything it started is killed ([`kill`]), and the tree goes back.
+//!
+//! As root each step runs as the build user. As anybody else it runs as the calling user, and
+//! [`obuilder_core::contracts::Capabilities::weaknesses`] says what that means.
+
+mod error;
+
+mod config;
+mod paths;
+
+mod beneath;
+mod home;
+mod lock;
+mod mounts;
+mod tree;
+mod user;
+
+mod command;
+mod follow;
+mod kill;
+mod launch;
+mod terminal;
+
+mod sandbox;
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+
+#[cfg(target_os = "linux")]
+use linux as platform;
+#[cfg(target_os = "macos")]
+use macos as platform;
+
+pub use config::Config;
+pub use error::Error;
+pub use sandbox::BuildUserSandbox;
+pub use user::{BuildUser, remove_user};

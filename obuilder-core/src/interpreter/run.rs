@@ -1,8 +1,10 @@
 //! The operation `run`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bstr::ByteSlice;
+use bstr::{BString, ByteSlice};
 
 use super::{Build, BuildError, Context, State};
 use crate::cache::{Client, StepFailure, StepRequest, Workspace};
@@ -10,8 +12,6 @@ use crate::contracts::{Sandbox, Snapshot, Store};
 use crate::id::{ResultId, RunKey};
 use crate::spec::Run;
 use crate::step::{CacheMount, Outcome, SecretMount, Step};
-
-use std::time::Duration;
 
 /// The step that `run` asks for, its caches not yet leased.
 pub(super) fn step(
@@ -39,13 +39,19 @@ pub(super) fn step(
     Ok(Step {
         argv: state.shell.iter().cloned().chain([run.shell.clone()]).collect(),
         workdir: state.workdir.clone(),
-        env: state.env.clone(),
+        env: first_of_each(&state.env),
         user: state.user.clone(),
         network: run.network.clone(),
         caches: run.cache.iter().map(cache).collect(),
         secrets: run.secrets.iter().map(secret).collect::<Result<_, BuildError>>()?,
         timeout,
     })
+}
+
+/// The entries that count, where a caller's environment names what the image's does.
+fn first_of_each(env: &[(BString, BString)]) -> Vec<(BString, BString)> {
+    let mut names = HashSet::new();
+    env.iter().filter(|(name, _)| names.insert(name)).cloned().collect()
 }
 
 /// The id of the result of `step`, which runs `command` on `base`.

@@ -161,3 +161,13 @@ fn cancelling_and_time_limits_end_everything() {
     );
     assert_eq!(ran.names(), Vec::<String>::new());
 }
+
+fn fixture() -> Option<crate::testing::sandbox::Fixture> {
+    let ran = Ran::new(sandbox()?);
+    let scratch = ran.dir.path().join("scratch");
+    fs::create_dir(&scratch).unwrap();
+    let (sandbox, guard) = (Box::new(ran.sandbox), Box::new(ran.dir));
+    Some(crate::testing::sandbox::Fixture { sandbox, scratch, root: "/".into(), guard })
+}
+
+crate::sandbox_conformance!(fixture);

@@ -1,0 +1,97 @@
+//! What can go wrong around a step.
+
+use std::io;
+use std::path::PathBuf;
+
+use obuilder_core::error::SandboxError;
+
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// Why a step could not be run, or not be cleaned up after.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A call to the system failed.
+    #[error("failed to {action}")]
+    Io {
+        /// What was being done.
+        action: String,
+        /// The operating system's word.
+        #[source]
+        source: io::Error,
+    },
+    /// Something that is not ours stands where trees are placed.
+    #[error(
+        "`{0}` exists and is not a tree that a build left there: move it away, or choose another home with `--home`"
+    )]
+    HomeTaken(PathBuf),
+    /// A rename between volumes.
+    #[error(
+        "`{from}` and `{home}` are on different volumes: choose a home on the store's volume with `--home`"
+    )]
+    OtherVolume {
+        /// What was to be placed.
+        from: PathBuf,
+        /// The canonical home.
+        home: PathBuf,
+    },
+    /// The build user has no way to its home.
+    #[error(
+        "build user `{user}` cannot reach its home `{home}`: `{dir}` lets only its owner pass; allow it with `chmod o+x`, or choose another home with `--home`"
+    )]
+    Unreachable {
+        /// The build user.
+        user: String,
+        /// The canonical home.
+        home: PathBuf,
+        /// The directory that is closed.
+        dir: PathBuf,
+    },
+    /// The build user's name or number belongs to somebody else.
+    #[error("cannot have a build user `{name}` with uid {uid}: {clash}")]
+    UserClash {
+        /// The wanted name.
+        name: String,
+        /// The wanted number.
+        uid: u32,
+        /// Who is in the way, and what to do.
+        clash: String,
+    },
+    /// A system tool failed.
+    #[error("`{command}` failed ({status}): {stderr}")]
+    Tool {
+        /// The command line.
+        command: String,
+        /// How it ended.
+        status: String,
+        /// What it said.
+        stderr: String,
+    },
+    /// A symlink or a file stands on the way to where something is to be placed.
+    #[error(
+        "`{0}` in the tree is no directory (or a symlink to one), so nothing can be placed below it"
+    )]
+    NotADirectory(PathBuf),
+    /// Processes that outlive SIGKILL.
+    #[error(
+        "processes of the step survive SIGKILL: {0}; the tree stays at its home until they are gone"
+    )]
+    Survivors(String),
+    /// The wait for a lock was cancelled; no failure, and never seen outside.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// For `map_err`: `action` completes "failed to …".
+    pub(crate) fn io<E: Into<io::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> Self {
+        move |source| Self::Io { action: action.into(), source: source.into() }
+    }
+}
+
+/// For `map_err`: wraps an error with the part of the step that it ended; `action` completes "failed to …".
+pub(crate) fn during(action: &str) -> impl FnOnce(Error) -> SandboxError {
+    move |source| match source {
+        Error::Io { action, source } => SandboxError::Failed { action, source: Box::new(source) },
+        other => SandboxError::Failed { action: action.to_owned(), source: Box::new(other) },
+    }
+}

@@ -1,0 +1,189 @@
+//! The canonical home: a tree takes its place for the time of a step.
+//!
+//! ```text
+//! HOME           the tree of the running step; absent between steps
+//! HOME.lock      held while HOME is in use; names the tree's inode meanwhile
+//! HOME.tmp/      the step's TMPDIR; stands for as long as HOME may be there
+//! HOME.secrets/  the step's secrets
+//! HOME.aside/    what stood where a cache or a secret was placed
+//! ```
+//!
+//! The order matters after a power cut: HOME.tmp is made before the tree comes and removed after it has gone, so
+//! a HOME beside a HOME.tmp was left by a step.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::path::{Path, PathBuf};
+
+use obuilder_core::Cancel;
+use obuilder_core::step::Owner;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::lock::Lock;
+use crate::mounts::{Mounts, Wanted};
+use crate::tree;
+
+/// A canonical home that nobody else uses now, and that nothing is left in.
+pub(crate) struct Home<'a> {
+    config: &'a Config,
+    lock: Lock,
+}
+
+impl<'a> Home<'a> {
+    /// Waits for the home and clears away what a killed process left there.
+    pub(crate) fn acquire(
+        config: &'a Config,
+        cancel: &Cancel,
+        waiting: &dyn Fn(&str),
+    ) -> Result<Self> {
+        if let Some(parent) = config.home.parent() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(parent)
+                .map_err(Error::io(format!("make `{}`", parent.display())))?;
+        }
+        let home = config.home.display();
+        let tell = || waiting(&format!("waiting for the home `{home}`, which another step uses"));
+        let lock = Lock::acquire(&config.beside(".lock"), cancel, tell)?;
+        let mut found = Self { config, lock };
+        found.recover()?;
+        Ok(found)
+    }
+
+    fn recover(&mut self) -> Result<()> {
+        let home = &self.config.home;
+        let tmp = self.config.beside(".tmp");
+        let left = home.symlink_metadata().ok();
+        let interrupted = tmp.symlink_metadata().is_ok();
+        if left.is_none() && !interrupted && self.lock.text().is_empty() {
+            return Ok(());
+        }
+        if let Some(left) = left {
+            let ours = interrupted || self.lock.text() == identity(&left);
+            if left.is_dir() && ours {
+                tracing::warn!(home = %home.display(), "removing the tree of a step that was killed");
+                tree::remove(home)?;
+            } else if !is_empty_dir(home) {
+                return Err(Error::HomeTaken(home.clone()));
+            }
+        }
+        for suffix in [".secrets", ".aside", ".tmp"] {
+            tree::remove(&self.config.beside(suffix))?;
+        }
+        self.lock.set_text("")
+    }
+
+    /// Puts `tree` in the home's place, with what the step wants placed in it. All is `owner`'s then, if there is one.
+    pub(crate) fn place(
+        mut self,
+        tree: &Path,
+        owner: Option<Owner>,
+        wanted: &Wanted<'_>,
+    ) -> Result<Placed<'a>> {
+        tree::give(tree, owner)?;
+        let found =
+            tree.symlink_metadata().map_err(Error::io(format!("stat `{}`", tree.display())))?;
+        self.lock.set_text(&identity(&found))?;
+        let config = self.config;
+        let mut placed = Placed {
+            home: self,
+            tree: tree.to_owned(),
+            in_place: false,
+            mounts: None,
+            done: false,
+        };
+        private_dir(&config.beside(".tmp"), owner)?;
+        match tree::rename(tree, &config.home) {
+            Ok(()) => placed.in_place = true,
+            Err(error) => return Err(not_renamed(error, tree, &config.home)),
+        }
+        // What fails half way is taken out again with the rest.
+        let mounts = placed.mounts.insert(Mounts::new(config));
+        mounts.place(wanted, owner)?;
+        Ok(placed)
+    }
+}
+
+/// A tree in the home's place. Dropping it puts it back, as [`Placed::put_back`] does.
+pub(crate) struct Placed<'a> {
+    home: Home<'a>,
+    tree: PathBuf,
+    in_place: bool,
+    mounts: Option<Mounts<'a>>,
+    done: bool,
+}
+
+impl Placed<'_> {
+    /// Takes out what was placed and renames the tree back. No process of the step may live.
+    pub(crate) fn put_back(mut self) -> Result<()> {
+        self.undo()
+    }
+
+    /// Leaves the tree where it is, because a process of the step cannot be killed; only the secrets go.
+    /// The next step that wants this home clears it.
+    pub(crate) fn abandon(mut self) {
+        self.done = true;
+        if let Some(mounts) = self.mounts.take() {
+            mounts.abandon();
+        }
+    }
+
+    fn undo(&mut self) -> Result<()> {
+        self.done = true;
+        let config = self.home.config;
+        let taken = self.mounts.take().map_or(Ok(()), Mounts::take_out);
+        if std::mem::take(&mut self.in_place) {
+            tree::rename(&config.home, &self.tree).map_err(Error::io(format!(
+                "rename `{}` back to `{}`",
+                config.home.display(),
+                self.tree.display()
+            )))?;
+        }
+        tree::remove(&config.beside(".tmp"))?;
+        self.home.lock.set_text("")?;
+        taken
+    }
+}
+
+impl Drop for Placed<'_> {
+    fn drop(&mut self) {
+        if !self.done
+            && let Err(error) = self.undo()
+        {
+            tracing::error!(%error, "failed to put a tree back");
+        }
+    }
+}
+
+/// Makes a directory for `owner` alone.
+pub(crate) fn private_dir(path: &Path, owner: Option<Owner>) -> Result<()> {
+    let action = || format!("make `{}`", path.display());
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            tree::remove(path)?;
+            DirBuilder::new().mode(0o700).create(path).map_err(Error::io(action()))?;
+        }
+        made => made.map_err(Error::io(action()))?,
+    }
+    let Some(owner) = owner else { return Ok(()) };
+    chown(path, Some(owner.uid), Some(owner.gid)).map_err(Error::io(action()))
+}
+
+/// What tells a tree from all others, across renames.
+fn identity(found: &fs::Metadata) -> String {
+    format!("{} {}", found.dev(), found.ino())
+}
+
+fn is_empty_dir(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+pub(crate) fn not_renamed(error: io::Error, from: &Path, home: &Path) -> Error {
+    if error.kind() == io::ErrorKind::CrossesDevices {
+        return Error::OtherVolume { from: from.to_owned(), home: home.to_owned() };
+    }
+    Error::io(format!("rename `{}` to `{}`", from.display(), home.display()))(error)
+}

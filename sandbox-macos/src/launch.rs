@@ -1,0 +1,262 @@
+//! Starting a command: fork, become the build user, exec.
+//!
+//! Between fork and exec the child of a process with several threads may only make system calls, so everything is
+//! made ready in a [`Launch`] before.
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::ptr;
+
+use nix::libc;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use obuilder_core::step::Owner;
+
+use crate::platform;
+
+/// A command, ready to be started.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    /// Files to try to execute, in this order.
+    pub(crate) programs: Vec<CString>,
+    pub(crate) argv: Vec<CString>,
+    pub(crate) envp: Vec<CString>,
+    /// The working directory, and all that lead to it from the home on, outermost first.
+    pub(crate) workdirs: Vec<CString>,
+    /// Whom to become.
+    pub(crate) owner: Option<Owner>,
+    /// Whether to leave the host's network.
+    pub(crate) isolate_network: bool,
+    /// Whether the command gets a session of its own, or else the foreground of the caller's terminal, if there is one.
+    pub(crate) own_session: bool,
+}
+
+/// What the child was doing when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    Session,
+    Descriptors,
+    Network,
+    Identity,
+    Workdir,
+    Exec,
+}
+
+impl Stage {
+    const ALL: [Self; 6] = [
+        Self::Session,
+        Self::Descriptors,
+        Self::Network,
+        Self::Identity,
+        Self::Workdir,
+        Self::Exec,
+    ];
+
+    /// Completes "failed to …".
+    pub(crate) fn action(self) -> &'static str {
+        match self {
+            Self::Session => "start a session for the command",
+            Self::Descriptors => "set up the command's standard streams",
+            Self::Network => "make a network namespace",
+            Self::Identity => "become the build user",
+            Self::Workdir => "enter the working directory",
+            Self::Exec => "execute the command",
+        }
+    }
+}
+
+/// A child that runs the command, or keeps the process that does.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Our own child.
+    pub(crate) pid: libc::pid_t,
+    /// Of a keeper: closing the first tells it to kill everything; the second brings the command's status.
+    pub(crate) keeper: Option<(OwnedFd, OwnedFd)>,
+}
+
+impl Launch {
+    /// Starts the command with these standard streams. Returns once it runs.
+    ///
+    /// As nobody else than the caller, a *keeper* process stands in between (see the platform's `keeper`).
+    pub(crate) fn start(
+        &self,
+        stdio: [BorrowedFd<'_>; 3],
+    ) -> io::Result<Result<Running, (Stage, io::Error)>> {
+        let stdio = stdio.map(|fd| fd.as_raw_fd());
+        let argv = pointers(&self.argv);
+        let envp = pointers(&self.envp);
+        let (failure, report) = pipe()?;
+        let parent = Report(report.as_raw_fd());
+        let keeper = if self.owner.is_none() { Some((pipe()?, pipe()?)) } else { None };
+        // SAFETY: the child only makes system calls, on memory that was made ready before, and never returns.
+        let pid = unsafe {
+            fork(|| {
+                let command = || self.become_command(stdio, &argv, &envp, parent);
+                match &keeper {
+                    None => command(),
+                    Some(((told, _), (_, status))) => {
+                        platform::keeper::keep(told.as_raw_fd(), status.as_raw_fd(), command)
+                    }
+                }
+            })
+        }?;
+        drop(report);
+        let keeper = keeper.map(|((_, tell), (status, _))| (tell, status));
+        let mut running = Running { pid, keeper };
+        let mut told = [0; 5];
+        match File::from(failure).read_exact(&mut told) {
+            // Closed on exec: it runs.
+            Err(_) => Ok(Ok(running)),
+            Ok(()) => {
+                let [stage, errno @ ..] = told;
+                running.reap()?;
+                let error = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
+                Ok(Err((Stage::ALL[usize::from(stage).min(Stage::ALL.len() - 1)], error)))
+            }
+        }
+    }
+
+    /// Becomes the command, or tells the parent why it cannot.
+    fn become_command(
+        &self,
+        stdio: [RawFd; 3],
+        argv: &[*const c_char],
+        envp: &[*const c_char],
+        parent: Report,
+    ) -> ! {
+        // SAFETY: plain system calls; the arrays end with a null pointer and outlive the call.
+        unsafe {
+            if self.own_session {
+                parent.check(libc::setsid(), Stage::Session);
+            } else if libc::isatty(0) == 1 {
+                parent.check(libc::setpgid(0, 0), Stage::Session);
+                parent.check(libc::tcsetpgrp(0, libc::getpid()), Stage::Session);
+            }
+            for (number, fd) in (0..).zip(stdio) {
+                parent.check(libc::dup2(fd, number), Stage::Descriptors);
+            }
+            parent.check(platform::child::close_others_on_exec(), Stage::Descriptors);
+            if self.isolate_network {
+                parent.check(platform::child::isolate_network(), Stage::Network);
+            }
+            let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            libc::setrlimit(libc::RLIMIT_CORE, &no_core);
+            libc::umask(0o022);
+            if let Some(owner) = self.owner {
+                parent.check(libc::setgroups(1, &owner.gid), Stage::Identity);
+                parent.check(libc::setgid(owner.gid), Stage::Identity);
+                parent.check(libc::setuid(owner.uid), Stage::Identity);
+            }
+            self.enter_workdir(parent);
+            default_signals();
+            for program in &self.programs {
+                libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr());
+                if !matches!(errno(), libc::ENOENT | libc::ENOTDIR | libc::EACCES) {
+                    break;
+                }
+            }
+        }
+        parent.fail(Stage::Exec)
+    }
+
+    /// Enters the working directory as the user, so that the user's own symlinks lead only where the user may go;
+    /// makes it if it is missing.
+    unsafe fn enter_workdir(&self, parent: Report) {
+        let Some(workdir) = self.workdirs.last() else { return };
+        // SAFETY: plain system calls on strings that end with a null byte.
+        unsafe {
+            if libc::chdir(workdir.as_ptr()) == 0 {
+                return;
+            }
+            for dir in &self.workdirs {
+                libc::mkdir(dir.as_ptr(), 0o755);
+            }
+            parent.check(libc::chdir(workdir.as_ptr()), Stage::Workdir);
+        }
+    }
+}
+
+impl Running {
+    /// Waits for our own child, which must have ended or be about to.
+    pub(crate) fn reap(&mut self) -> io::Result<c_int> {
+        let mut status = 0;
+        loop {
+            // SAFETY: `status` is a place for one status; the child is ours and has not been waited for.
+            match unsafe { libc::waitpid(self.pid, &mut status, 0) } {
+                -1 if errno() == libc::EINTR => {}
+                -1 => return Err(io::Error::last_os_error()),
+                _ => return Ok(status),
+            }
+        }
+    }
+}
+
+/// Forks with all signals blocked, so that no handler of ours runs in the child; returns the child's pid.
+///
+/// # Safety
+/// `child` may only make system calls that are safe between fork and exec, and must not unwind.
+pub(crate) unsafe fn fork(child: impl FnOnce()) -> io::Result<libc::pid_t> {
+    let mut before = SigSet::empty();
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+    // SAFETY: the caller keeps the child to what is safe.
+    let pid = unsafe { libc::fork() };
+    let error = io::Error::last_os_error();
+    if pid == 0 {
+        child();
+        // SAFETY: ends this process.
+        unsafe { libc::_exit(127) }
+    }
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+    if pid < 0 { Err(error) } else { Ok(pid) }
+}
+
+/// All signals as a fresh process has them, none blocked.
+fn default_signals() {
+    for signal in Signal::iterator() {
+        if !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
+            // SAFETY: setting the default action touches no memory of ours.
+            unsafe { libc::signal(signal as c_int, libc::SIG_DFL) };
+        }
+    }
+    // Cannot fail with these arguments.
+    let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
+/// A pipe of (read end, write end), both closed on exec.
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = io::pipe()?;
+    Ok((read.into(), write.into()))
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|s| CStr::as_ptr(s)).chain([ptr::null()]).collect()
+}
+
+/// The child's way to tell its parent why the command does not run; closed on exec.
+#[derive(Debug, Clone, Copy)]
+struct Report(RawFd);
+
+impl Report {
+    fn check(self, result: c_int, stage: Stage) {
+        if result == -1 {
+            self.fail(stage);
+        }
+    }
+
+    /// Tells the stage and errno, and ends the child.
+    fn fail(self, stage: Stage) -> ! {
+        let mut message = [stage as u8; 5];
+        message[1..].copy_from_slice(&errno().to_ne_bytes());
+        // SAFETY: writes five bytes that are there, and ends this process.
+        unsafe {
+            libc::write(self.0, message.as_ptr().cast(), message.len());
+            libc::_exit(127)
+        }
+    }
+}
+
+pub(crate) fn errno() -> c_int {
+    io::Error::last_os_error().raw_os_error().unwrap_or_default()
+}

@@ -1,0 +1,10 @@
+//! Linux.
+
+pub(crate) mod alive;
+pub(crate) mod child;
+pub(crate) mod exit;
+pub(crate) mod keeper;
+pub(crate) mod user;
+
+/// Empty after each start of the machine, as its processes are gone too.
+pub(crate) const LOCK_DIR: &str = "/run/obuild";

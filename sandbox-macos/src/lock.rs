@@ -1,0 +1,81 @@
+//! Locks that hold for every process on the machine, and what a killed one was doing.
+//!
+//! A lock is `flock(2)` on a small file, so it goes with its holder, however that ends. The file's text says what
+//! the holder had in hand; empty text means that it had finished.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::libc;
+use obuilder_core::Cancel;
+use rustix::fs::{FlockOperation, flock};
+
+use crate::error::{Error, Result};
+
+/// How often a waiting process looks again.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// A lock that is held until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    file: File,
+    path: PathBuf,
+    text: String,
+    fresh: bool,
+}
+
+impl Lock {
+    /// Takes the lock, telling `waiting` once if that takes time; [`Error::Cancelled`] if `cancel` comes first.
+    pub(crate) fn acquire(path: &Path, cancel: &Cancel, waiting: impl Fn()) -> Result<Self> {
+        let action = || format!("lock `{}`", path.display());
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+        let (mut file, fresh) = match options.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                (options.create(true).open(path).map_err(Error::io(action()))?, true)
+            }
+            opened => (opened.map_err(Error::io(action()))?, false),
+        };
+        let mut told = false;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) => {}
+                Err(error) => return Err(Error::io(action())(error)),
+            }
+            if !std::mem::replace(&mut told, true) {
+                waiting();
+            }
+            if cancel.wait_timeout(PATIENCE) {
+                return Err(Error::Cancelled);
+            }
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(Error::io(action()))?;
+        Ok(Self { file, path: path.to_owned(), text, fresh })
+    }
+
+    /// What is in hand: left by a killed holder, or set since. Empty when nothing is.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether nobody has held this lock before (since the machine started, for a lock in `/run`).
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Says what is in hand now.
+    pub(crate) fn set_text(&mut self, text: &str) -> Result<()> {
+        let set = |text: &str| {
+            self.file.write_all_at(text.as_bytes(), 0)?;
+            self.file.set_len(text.len() as u64)
+        };
+        set(text).map_err(Error::io(format!("write `{}`", self.path.display())))?;
+        text.clone_into(&mut self.text);
+        Ok(())
+    }
+}

@@ -1,0 +1,10 @@
+//! macOS. Nothing here has run on a Mac yet; each part names the fact it relies on.
+
+pub(crate) mod alive;
+pub(crate) mod child;
+pub(crate) mod exit;
+pub(crate) mod keeper;
+pub(crate) mod user;
+
+/// Emptied when the machine starts.
+pub(crate) const LOCK_DIR: &str = "/var/run/obuild";

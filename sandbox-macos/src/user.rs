@@ -1,0 +1,118 @@
+//! The build user: a user of the system that exists for builds alone.
+//!
+//! It is made once, by the system's own tools, and kept between builds. It has no password and nobody logs in as it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::unistd::{Uid, User};
+use obuilder_core::step::Owner;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::platform;
+
+/// How often a tool is tried that fails for a passing reason, and how long between.
+const ATTEMPTS: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The user that runs steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildUser {
+    /// Its name.
+    pub name: String,
+    /// Its number and group.
+    pub owner: Owner,
+    /// The home that the system knows, which need not be the canonical one.
+    pub registered_home: PathBuf,
+}
+
+impl BuildUser {
+    /// The build user of `config`, made if it is missing. Needs root, and the user's lock.
+    pub(crate) fn ensure(config: &Config) -> Result<Self> {
+        if let Some(user) = find(config)? {
+            return Ok(user);
+        }
+        tracing::info!(name = config.user_name, uid = config.uid, "making a build user");
+        platform::user::create(config)?;
+        find(config)?.ok_or_else(|| clash(config, "it was made and yet cannot be found"))
+    }
+}
+
+/// Removes the build user of `config`; says whether there was one. Needs root.
+///
+/// Its processes are killed first. A user of that name with another number is an error.
+pub fn remove_user(config: &Config) -> Result<bool> {
+    let Some(user) = find(config)? else { return Ok(false) };
+    crate::kill::everything_of(user.owner.uid)?;
+    platform::user::remove(config)?;
+    Ok(true)
+}
+
+/// Looks the user up, and finds what is in its way.
+fn find(config: &Config) -> Result<Option<BuildUser>> {
+    let (name, uid) = (&config.user_name, config.uid);
+    let asked = |error: nix::Error| Error::io(format!("look up user `{name}`"))(error);
+    if uid == 0 {
+        return Err(clash(config, "uid 0 is root: choose another with `--uid`"));
+    }
+    let Some(found) = User::from_name(name).map_err(asked)? else {
+        return match User::from_uid(Uid::from_raw(uid)).map_err(asked)? {
+            Some(other) => Err(clash(
+                config,
+                &format!("that uid belongs to `{}`: choose another with `--uid`", other.name),
+            )),
+            None => Ok(None),
+        };
+    };
+    if found.uid.as_raw() != uid {
+        let what = format!("`{name}` has uid {}: use `--uid {0}` or another name", found.uid);
+        return Err(clash(config, &what));
+    }
+    let owner = Owner { uid, gid: config.gid() };
+    Ok(Some(BuildUser { name: found.name, owner, registered_home: found.dir }))
+}
+
+fn clash(config: &Config, what: &str) -> Error {
+    Error::UserClash { name: config.user_name.clone(), uid: config.uid, clash: what.to_owned() }
+}
+
+/// Runs a system tool, again while `passing` says of its exit status and message that the failure will pass.
+pub(crate) fn tool(
+    program: &str,
+    arguments: &[&str],
+    passing: impl Fn(Option<i32>, &str) -> bool,
+) -> Result<()> {
+    let line = || format!("{program} {}", arguments.join(" "));
+    for attempt in 1.. {
+        let mut command = Command::new(program);
+        let output = command.args(arguments).stdin(Stdio::null()).output();
+        let output = output.map_err(Error::io(format!("run `{}`", line())))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let stderr = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+        if attempt >= ATTEMPTS || !passing(output.status.code(), &stderr) {
+            let status = output.status.to_string();
+            return Err(Error::Tool { command: line(), status, stderr });
+        }
+        std::thread::sleep(PAUSE);
+    }
+    unreachable!("the last attempt returns")
+}
+
+/// Whether `owner` may pass through all directories above `home`; the one that is closed.
+pub(crate) fn closed_ancestor(home: &Path, owner: Owner) -> Option<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let closed = |dir: &Path| {
+        let Ok(found) = dir.metadata() else { return false };
+        let bit = match (found.uid() == owner.uid, found.gid() == owner.gid) {
+            (true, _) => 0o100,
+            (false, true) => 0o010,
+            (false, false) => 0o001,
+        };
+        found.mode() & bit == 0
+    };
+    home.ancestors().skip(1).find(|dir| closed(dir)).map(Path::to_owned)
+}

@@ -1,0 +1,5 @@
+//! The conformance suite of core, on a real build user.
+
+mod common;
+
+obuilder_core::sandbox_conformance!(common::fixture);
