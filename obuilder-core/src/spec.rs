@@ -71,7 +71,7 @@ pub struct Copy {
     pub exclude: Vec<BString>,
 }
 
-/// Where a [`Copy`] takes its files from.
+/// Where a [`struct@Copy`] takes its files from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CopySource {
     /// The directory given with the spec.
