@@ -1,8 +1,7 @@
 //! Runs a spec: from its text to the id of its result.
 //!
 //! Nested builds come first, each in the *initial* context of its parent; then the base image; then the operations, each
-//! with its heading. `run` and `copy` make a result on the one before; the others change the [`State`] that later
-//! operations run in.
+//! with its heading. `run` and `copy` make a result on the one before; the others change what later operations run in.
 
 mod base;
 mod copy;

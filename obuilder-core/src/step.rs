@@ -34,7 +34,7 @@ pub struct Step {
 pub struct CacheMount {
     /// The cache's name.
     pub id: BString,
-    /// The leased copy; empty in a [`Sandbox::check`], which comes before the lease.
+    /// The leased copy; empty in a [`Sandbox::check`](crate::contracts::Sandbox::check), which comes before the lease.
     pub dir: PathBuf,
     /// Where the step sees it.
     pub target: BString,

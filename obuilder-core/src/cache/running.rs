@@ -31,6 +31,8 @@ struct State {
     attempt: u32,
     log: Option<BuildLog>,
     waiting: Option<String>,
+    ended: bool,
+    /// Until the last client has taken it, so that no pin outlives the clients.
     ending: Option<Ending>,
 }
 
@@ -41,7 +43,7 @@ pub(super) enum News {
     /// A new attempt begins and writes this log.
     Log(BuildLog),
     /// It has ended.
-    Ended(Ending),
+    Ended,
     /// The client itself was cancelled.
     Cancelled,
 }
@@ -61,7 +63,7 @@ impl Running {
     /// Joins a client, unless the step is being cancelled: then its work comes back.
     pub(super) fn attach(&self, work: Work) -> Result<ClientNumber, Work> {
         let mut state = self.lock();
-        if self.cancel.is_cancelled() || state.ending.is_some() {
+        if self.cancel.is_cancelled() || state.ended {
             return Err(work);
         }
         let number = state.next;
@@ -107,8 +109,22 @@ impl Running {
     }
 
     pub(super) fn publish_ending(&self, ending: Ending) {
-        self.lock().ending = Some(ending);
+        let mut state = self.lock();
+        state.ended = true;
+        state.ending = (!state.attached.is_empty()).then_some(ending);
+        let unused = std::mem::take(&mut state.work);
+        drop(state);
+        drop(unused);
         self.changed.notify_all();
+    }
+
+    /// How the step has ended, for a client that goes with it.
+    pub(super) fn take_ending(&self, client: ClientNumber) -> Ending {
+        let mut state = self.lock();
+        state.attached.retain(|number| *number != client);
+        let ending =
+            if state.attached.is_empty() { state.ending.take() } else { state.ending.clone() };
+        ending.expect("it has ended, and this client had not taken it")
     }
 
     /// Waits for something that the client has not seen.
@@ -124,8 +140,8 @@ impl Running {
                 seen.attempt = state.attempt;
                 return News::Log(state.log.clone().expect("an attempt has a log"));
             }
-            if let Some(ending) = &state.ending {
-                return News::Ended(ending.clone());
+            if state.ended {
+                return News::Ended;
             }
             if cancel.is_cancelled() {
                 return News::Cancelled;
@@ -143,7 +159,7 @@ impl Running {
     /// Waits until the step has ended, or `cancel`.
     pub(super) fn wait_ended(self: &Arc<Self>, cancel: &Cancel) {
         let mut seen = Seen::default();
-        while !matches!(self.news(&mut seen, cancel), News::Ended(_) | News::Cancelled) {}
+        while !matches!(self.news(&mut seen, cancel), News::Ended | News::Cancelled) {}
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

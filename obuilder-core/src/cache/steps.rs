@@ -394,11 +394,13 @@ fn follow(
                     tracing::warn!("failed to follow the log of a step: {error}");
                 }
             }
-            News::Ended(Ok((snapshot, true))) => {
-                replay(&snapshot, client)?;
-                return Ok((snapshot, StepEnd::Cached));
+            News::Ended => {
+                let (snapshot, cached) = running.take_ending(number)?;
+                if cached {
+                    replay(&snapshot, client)?;
+                }
+                return Ok((snapshot, if cached { StepEnd::Cached } else { StepEnd::Saved }));
             }
-            News::Ended(ending) => return ending.map(|(snapshot, _)| (snapshot, StepEnd::Saved)),
             News::Cancelled => {
                 running.detach(number);
                 if running.cancel.is_cancelled() {

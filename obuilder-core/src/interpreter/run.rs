@@ -104,6 +104,8 @@ fn perform(
     sandbox: &dyn Sandbox,
     workspace: &Workspace<'_>,
 ) -> Result<(), StepFailure> {
+    // Once more, now that the image's environment is known.
+    sandbox.check(&step)?;
     let mut leases = Vec::new();
     for mount in &mut step.caches {
         let lease = store.cache(mount.id.as_bstr())?;
