@@ -1,6 +1,6 @@
 //! Copies of awkward trees hold what the originals hold, as the real `rsync` sees it.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
