@@ -8,10 +8,10 @@ use std::sync::Arc;
 use obuilder_core::ResultId;
 use obuilder_core::contracts::Pending;
 use obuilder_core::error::StoreError;
-use tree_copy::{remove_tree, share_identical, sync_tree};
+use tree_copy::{remove_tree, share_identical, sync_dir, sync_tree};
 
 use crate::layout::{failed, tree_failed};
-use crate::lock::{self, Exclusive, Locked};
+use crate::lock::{Exclusive, Locked};
 use crate::store::Inner;
 use crate::trash::Rubbish;
 
@@ -83,9 +83,7 @@ impl Pending for RsyncPending {
             Err(error) if is_taken(&error) => {}
             Err(error) => return Err(failed("finish", &to, error)),
         }
-        let synced = lock::open_dir(&results)
-            .and_then(|dir| dir.map_or(Ok(()), |dir| Ok(rustix::fs::fsync(dir)?)));
-        synced.map_err(|e| failed("sync", &results, e))
+        sync_dir(&results).map_err(tree_failed)
     }
 
     fn keep(mut self: Box<Self>) -> Result<(), StoreError> {

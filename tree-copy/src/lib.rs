@@ -45,4 +45,4 @@ pub use error::Error;
 pub use remove::{NotRemoved, remove_tree};
 pub use share::{Shared, Trust, share_identical};
 pub use size::{TreeSize, tree_size};
-pub use sync::sync_tree;
+pub use sync::{sync_dir, sync_tree};
