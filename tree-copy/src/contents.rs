@@ -13,39 +13,46 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Copies what `from` holds into the empty file `to`, leaving holes where it has some when it is `sparse`.
-/// Returns the number of bytes written. `stop` is asked between pieces.
+/// Copies what `from`, a file of `size` bytes, holds into the empty file `to`, leaving holes where it has some when it is
+/// `sparse`. Returns the number of bytes written. `stop` is asked between pieces.
 pub(crate) fn copy_contents(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
+    size: u64,
     sparse: bool,
     stop: &dyn Fn() -> bool,
 ) -> Result<u64> {
     BUFFER.with_borrow_mut(|buffer| {
         buffer.resize(PIECE, 0);
-        if sparse { copy_sparse(from, to, buffer, stop) } else { copy_rest(from, to, buffer, stop) }
+        if sparse {
+            copy_sparse(from, to, buffer, stop)
+        } else {
+            copy_rest(from, to, size, buffer, stop)
+        }
     })
 }
 
 fn copy_rest(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
+    size: u64,
     buffer: &mut [u8],
     stop: &dyn Fn() -> bool,
 ) -> Result<u64> {
     let mut copied = 0;
-    loop {
+    // Once the whole size has come, asking for more would only confirm the end: one call saved for every small file.
+    while copied < size {
         let read = retry(|| rustix::io::read(from, &mut *buffer))?;
+        if read == 0 {
+            break;
+        }
         write_all(to, &buffer[..read])?;
         copied += read as u64;
-        // A short read of a regular file is its end, but only an empty one proves it.
-        if read == 0 {
-            return Ok(copied);
-        }
-        if stop() {
+        if copied < size && stop() {
             return Err(Errno::CANCELED);
         }
     }
+    Ok(copied)
 }
 
 fn copy_sparse(

@@ -106,7 +106,7 @@ impl Copier<'_> {
                 self.cannot_clone(error).map_err(failed("clone"))?;
             }
             let sparse = meta.allocated < meta.size;
-            let bytes = copy_contents(from, to.as_fd(), sparse, &|| self.cancelled())
+            let bytes = copy_contents(from, to.as_fd(), meta.size, sparse, &|| self.cancelled())
                 .map_err(failed("write"))?;
             self.tally.bytes.fetch_add(bytes, Ordering::Relaxed);
         }

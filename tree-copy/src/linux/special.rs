@@ -39,3 +39,8 @@ pub(crate) fn make_traversable(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
 pub(crate) fn sync_volume(fd: BorrowedFd<'_>) -> Result<()> {
     rustix::fs::syncfs(fd)
 }
+
+/// Brings one open file or directory to the disk.
+pub(crate) fn sync_one(fd: BorrowedFd<'_>) -> Result<()> {
+    rustix::fs::fsync(fd)
+}

@@ -1,7 +1,7 @@
 //! FIFOs, devices, modes of what cannot be opened, and the volume as a whole.
 
 use std::ffi::CStr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::io::{Errno, Result};
@@ -31,8 +31,26 @@ pub(crate) fn make_traversable(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     rustix::fs::chmodat(dir, name, Mode::RWXU, AtFlags::SYMLINK_NOFOLLOW)
 }
 
-/// Brings everything to the disk; there is no call for one volume.
-pub(crate) fn sync_volume(_fd: BorrowedFd<'_>) -> Result<()> {
-    rustix::fs::sync();
-    Ok(())
+/// Write to the platter, and wait for it: flags of `fsync_volume_np`.
+const FULL_SYNC_AND_WAIT: libc::c_int = 0x01 | 0x02;
+
+unsafe extern "C" {
+    fn fsync_volume_np(fd: libc::c_int, flags: libc::c_int) -> libc::c_int;
+}
+
+/// Brings all of the volume that `fd` lies on to the disk.
+pub(crate) fn sync_volume(fd: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: the call takes an open descriptor and flags, and touches no memory of ours.
+    match unsafe { fsync_volume_np(fd.as_raw_fd(), FULL_SYNC_AND_WAIT) } {
+        0 => Ok(()),
+        _ => {
+            let error = std::io::Error::last_os_error();
+            Err(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        }
+    }
+}
+
+/// Brings one open file or directory to the disk, through the disk's own cache.
+pub(crate) fn sync_one(fd: BorrowedFd<'_>) -> Result<()> {
+    rustix::fs::fcntl_fullfsync(fd)
 }
