@@ -24,6 +24,9 @@ pub enum Error {
         "`{0}` exists and is not a tree that a build left there: move it away, or choose another home with `--home`"
     )]
     HomeTaken(PathBuf),
+    /// The step has renamed or replaced its home.
+    #[error("the tree at `{0}` has been moved away by its step")]
+    HomeGone(PathBuf),
     /// A rename between volumes.
     #[error(
         "`{from}` and `{home}` are on different volumes: choose a home on the store's volume with `--home`"
