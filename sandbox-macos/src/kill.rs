@@ -80,7 +80,12 @@ impl Leash {
                 self.wait(&running)?;
                 let mut word = [0; size_of::<c_int>()];
                 let told = File::from(status).read_exact(&mut word);
-                running.reap().and(told).map(|()| c_int::from_ne_bytes(word))
+                let reaped = running.reap();
+                if told.is_err() {
+                    let what = "their keeper was killed, so nobody knows which live";
+                    return Err(Error::Survivors(what.to_owned()));
+                }
+                reaped.map(|_| c_int::from_ne_bytes(word))
             }
             (None, None) => running.reap(),
         };

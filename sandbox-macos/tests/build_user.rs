@@ -145,6 +145,9 @@ fn names_and_numbers_of_others_are_left_alone() {
     let name = Config { user_name: "daemon".to_owned(), ..user.config.clone() };
     assert!(refusal(&name, &tree).contains("`daemon` has uid 1: use `--uid 1` or another name"));
     assert!(told(&remove_user(&name).unwrap_err()).contains("`daemon` has uid 1"));
+    let person = Config { uid: 1, ..name.clone() };
+    assert!(refusal(&person, &tree).contains("`daemon` has a home of its own, `/usr/sbin`"));
+    assert!(remove_user(&person).is_err());
     let root = Config { uid: 0, user_name: "root".to_owned(), ..user.config.clone() };
     assert!(refusal(&root, &tree).contains("uid 0 is root"));
 }
