@@ -244,6 +244,24 @@ fn a_killed_run_takes_its_step_with_it_when_not_root() {
 }
 
 #[test]
+fn a_step_that_kills_its_keeper_is_an_error() {
+    if is_root() {
+        return eprintln!("SKIP: only without root does a keeper stand by");
+    }
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    let tree = fixture.tree("tree");
+    let log = BuildLog::from_file(tempfile::tempfile().unwrap());
+    let murder = step("kill -9 $PPID");
+    let refused = fixture.sandbox.run(&murder, &tree, &log, &Cancel::new(), &|_| {});
+    assert!(told(&refused.unwrap_err()).contains("their keeper was killed"));
+    assert_eq!(
+        fixture.run(&step("ls -A"), &fixture.tree("next")),
+        (Outcome::Exited(0), String::new())
+    );
+}
+
+#[test]
 fn a_fork_bomb_ends_with_its_step() {
     if !needs_root() {
         return;
@@ -272,7 +290,8 @@ fn all_this_holds_for_an_ordinary_user() {
     for program in ["leftovers", "build_user", "conformance", "terminal"] {
         let Some(built) = newest(deps, program) else { continue };
         let copy = dir.path().join(program);
-        fs::copy(built, &copy).unwrap();
+        // By another process: a test that forks meanwhile would keep our copy open, and busy.
+        assert!(Command::new("cp").args([&built, &copy]).status().unwrap().success());
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(&copy);
         let output = command.current_dir(dir.path()).output().unwrap();
