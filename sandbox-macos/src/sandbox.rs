@@ -217,6 +217,10 @@ impl BuildUserSandbox {
                     launch.isolate_network = false;
                 }
                 Err((Stage::Exec, error)) => return Ok(Err(error)),
+                Err((Stage::Workdir, error)) => {
+                    let action = format!("enter the working directory `{}`", step.workdir);
+                    return Err(Error::io(action)(error));
+                }
                 Err((stage, error)) => return Err(Error::io(stage.action())(error)),
                 Ok(running) => {
                     if launch.isolate_network {

@@ -34,6 +34,15 @@ impl BuildUser {
         if let Some(user) = find(config)? {
             return Ok(user);
         }
+        // They would be killed before the first step.
+        let strangers = platform::alive::list(config.uid);
+        if !strangers.is_empty() {
+            let what = format!(
+                "processes run under that uid: {}; choose another with `--uid`",
+                strangers.join(", ")
+            );
+            return Err(clash(config, &what));
+        }
         tracing::info!(name = config.user_name, uid = config.uid, "making a build user");
         platform::user::create(config)?;
         find(config)?.ok_or_else(|| clash(config, "it was made and yet cannot be found"))

@@ -13,6 +13,7 @@ use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 
 use common::{TestUser, is_root, needs_root, told};
 use obuilder_core::step::Outcome;
@@ -150,6 +151,46 @@ fn names_and_numbers_of_others_are_left_alone() {
     assert!(remove_user(&person).is_err());
     let root = Config { uid: 0, user_name: "root".to_owned(), ..user.config.clone() };
     assert!(refusal(&root, &tree).contains("uid 0 is root"));
+}
+
+#[test]
+fn groups_and_processes_of_others_are_left_alone() {
+    if !needs_root() {
+        return;
+    }
+    let user = TestUser::new();
+    let tree = user.fixture().tree("tree");
+    let mut stranger =
+        std::process::Command::new("sleep").arg("1000").uid(user.config.uid).spawn().unwrap();
+    let error = refusal(&user.config, &tree);
+    assert!(error.contains(&format!("{} (sleep)", stranger.id())), "{error}");
+    assert!(stranger.try_wait().unwrap().is_none(), "it was killed");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    let group = |id: &u32| nix::unistd::Group::from_gid((*id).into()).unwrap();
+    let user_of = |id: &u32| nix::unistd::User::from_uid((*id).into()).unwrap();
+    let Some(uid) = (1..1000).find(|id| group(id).is_some() && user_of(id).is_none()) else {
+        return eprintln!("SKIP: every group here has a user of its number");
+    };
+    let config = Config { uid, ..user.config.clone() };
+    let expected = format!("gid {uid} belongs to `{}`", group(&uid).unwrap().name);
+    assert!(refusal(&config, &tree).contains(&expected));
+}
+
+#[test]
+fn a_workdir_that_is_closed_to_the_user_is_named() {
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    let tree = fixture.tree("tree");
+    fs::write(tree.join("file"), "").unwrap();
+    let mut inside = step("true");
+    inside.workdir = "/file/below".into();
+    let log = BuildLog::from_file(tempfile::tempfile().unwrap());
+    let refused = fixture.sandbox.run(&inside, &tree, &log, &Cancel::new(), &|_| {});
+    let expected =
+        "failed to enter the working directory `/file/below`: Not a directory (os error 20)";
+    assert_eq!(told(&refused.unwrap_err()), expected);
+    assert!(tree.is_dir());
 }
 
 #[test]
