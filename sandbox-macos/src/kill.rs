@@ -146,8 +146,19 @@ fn become_and_kill(uid: u32) -> Result<bool> {
             libc::_exit(c_int::from(platform::alive::others()))
         }
     };
-    // SAFETY: the child only makes system calls and never returns.
-    let pid = unsafe { fork(child) }.map_err(failed())?;
+    let started = Instant::now();
+    let pid = loop {
+        // SAFETY: the child only makes system calls and never returns.
+        match unsafe { fork(child) } {
+            // The step may have taken all the processes there are.
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock && started.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            forked => break forked.map_err(failed())?,
+        }
+    };
     let status = Running { pid, keeper: None }.reap().map_err(failed())?;
     match (libc::WIFEXITED(status), libc::WEXITSTATUS(status)) {
         (true, 0) => Ok(false),

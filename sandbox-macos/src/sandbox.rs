@@ -194,6 +194,16 @@ impl BuildUserSandbox {
         status.and_then(|status| waited.map(|()| outcome(status)))
     }
 
+    fn launch(&self, step: &Step, owner: Option<Owner>, own_session: bool) -> Result<Launch> {
+        let known = self.user.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let name = known.map_or_else(calling_user, |user| user.name);
+        let wanted =
+            owner.is_some() && platform::child::ISOLATES_NETWORK && step.network.is_empty();
+        let isolate_network = wanted && self.network.get() != Some(&false);
+        let actor = Actor { name: &name, owner, isolate_network, own_session };
+        Launch::new(&self.config, step, actor).map_err(refused)
+    }
+
     /// Starts the command; the inner error is the one of a program that cannot be executed.
     fn start(
         &self,
@@ -202,13 +212,7 @@ impl BuildUserSandbox {
         own_session: bool,
         stdio: [BorrowedFd<'_>; 3],
     ) -> Result<io::Result<Running>> {
-        let known = self.user.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let name = known.map_or_else(calling_user, |user| user.name);
-        let wanted =
-            owner.is_some() && platform::child::ISOLATES_NETWORK && step.network.is_empty();
-        let isolate_network = wanted && self.network.get() != Some(&false);
-        let actor = Actor { name: &name, owner, isolate_network, own_session };
-        let mut launch = Launch::new(&self.config, step, actor).map_err(refused)?;
+        let mut launch = self.launch(step, owner, own_session)?;
         loop {
             match launch.start(stdio).map_err(Error::io("start a process"))? {
                 Err((Stage::Network, error)) if self.network.get().is_none() => {

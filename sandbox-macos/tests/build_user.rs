@@ -68,6 +68,17 @@ fn a_step_is_the_build_user_in_a_world_of_its_own() {
 }
 
 #[test]
+fn a_step_leaves_no_core_and_cannot_take_every_process() {
+    if !needs_root() {
+        return;
+    }
+    let (outcome, text) = TestUser::new().fixture().sh("bash -c 'ulimit -c; ulimit -Hu'");
+    let limits: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
+    assert_eq!((outcome, limits[0]), (Outcome::Exited(0), 0));
+    assert!(limits[1] <= 4096, "{text}");
+}
+
+#[test]
 fn a_step_has_a_private_temporary_directory() {
     let user = TestUser::new();
     let fixture = user.fixture();
