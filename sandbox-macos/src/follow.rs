@@ -35,40 +35,41 @@ pub(crate) fn follow(
     let mut buffer = vec![0; 1 << 16];
     let mut open = true;
     loop {
-        let wait = match deadline {
-            None => PollTimeout::NONE,
-            Some((limit, deadline)) => match deadline.checked_duration_since(Instant::now()) {
-                None => return Ok(Stop::TimedOut(limit)),
-                // Rounded up, or the last millisecond is spent turning round.
-                Some(left) => PollTimeout::try_from(left + Duration::from_millis(1))
-                    .unwrap_or(PollTimeout::MAX),
-            },
-        };
-        let mut fds = [
-            PollFd::new(cancelled.as_fd(), PollFlags::POLLIN),
-            PollFd::new(exit, PollFlags::POLLIN),
-            PollFd::new(output.as_fd(), PollFlags::POLLIN),
-        ];
+        let left = deadline.map(|(_, deadline)| deadline.saturating_duration_since(Instant::now()));
+        if let (Some((limit, _)), Some(Duration::ZERO)) = (deadline, left) {
+            return Ok(Stop::TimedOut(limit));
+        }
         // Once its end has been met, the output is always readable.
-        let watched = if open { &mut fds[..] } else { &mut fds[..2] };
-        match poll(watched, wait) {
-            Err(nix::Error::EINTR) => continue,
-            polled => polled?,
-        };
-        let ready = fds.map(|fd| fd.any().unwrap_or(false));
-        if ready[0] {
-            return Ok(Stop::Cancelled);
-        }
-        if ready[1] {
-            return Ok(Stop::Ended);
-        }
-        if open && ready[2] {
-            match output.read(&mut buffer)? {
+        let watched = open.then_some(output.as_fd());
+        match wait([Some(cancelled.as_fd()), Some(exit), watched], left)? {
+            [true, ..] => return Ok(Stop::Cancelled),
+            [_, true, _] => return Ok(Stop::Ended),
+            [_, _, true] => match output.read(&mut buffer)? {
                 0 => open = false,
                 n => log.write(&buffer[..n])?,
-            }
+            },
+            _ => {}
         }
     }
+}
+
+/// Waits until one of `fds` is readable or the time is over; says which are.
+fn wait<const N: usize>(
+    fds: [Option<BorrowedFd<'_>>; N],
+    left: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let timeout = left.map_or(PollTimeout::NONE, |left| {
+        // Rounded up, or the last millisecond is spent turning round.
+        PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+    });
+    let mut polled: Vec<_> =
+        fds.iter().flatten().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    match poll(&mut polled, timeout) {
+        Err(nix::Error::EINTR) => return Ok([false; N]),
+        ready => ready?,
+    };
+    let mut polled = polled.into_iter();
+    Ok(fds.map(|fd| fd.and_then(|_| polled.next()?.any()).unwrap_or(false)))
 }
 
 /// Copies what is still in the pipe, without waiting for more: nobody is left to write it.

@@ -15,6 +15,9 @@ use obuilder_core::step::Owner;
 
 use crate::platform;
 
+/// Most processes the build user may have at once.
+const PROCESSES: libc::rlim_t = 4096;
+
 /// A command, ready to be started.
 #[derive(Debug)]
 pub(crate) struct Launch {
@@ -105,16 +108,9 @@ impl Launch {
         drop(report);
         let keeper = keeper.map(|((_, tell), (status, _))| (tell, status));
         let mut running = Running { pid, keeper };
-        let mut told = [0; 5];
-        match File::from(failure).read_exact(&mut told) {
-            // Closed on exec: it runs.
-            Err(_) => Ok(Ok(running)),
-            Ok(()) => {
-                let [stage, errno @ ..] = told;
-                running.reap()?;
-                let error = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
-                Ok(Err((Stage::ALL[usize::from(stage).min(Stage::ALL.len() - 1)], error)))
-            }
+        match read_failure(failure) {
+            None => Ok(Ok(running)),
+            Some(failure) => running.reap().map(|_| Err(failure)),
         }
     }
 
@@ -128,12 +124,7 @@ impl Launch {
     ) -> ! {
         // SAFETY: plain system calls; the arrays end with a null pointer and outlive the call.
         unsafe {
-            if self.own_session {
-                parent.check(libc::setsid(), Stage::Session);
-            } else if libc::isatty(0) == 1 {
-                parent.check(libc::setpgid(0, 0), Stage::Session);
-                parent.check(libc::tcsetpgrp(0, libc::getpid()), Stage::Session);
-            }
+            parent.check(self.leave_group(), Stage::Session);
             for (number, fd) in (0..).zip(stdio) {
                 parent.check(libc::dup2(fd, number), Stage::Descriptors);
             }
@@ -141,14 +132,9 @@ impl Launch {
             if self.isolate_network {
                 parent.check(platform::child::isolate_network(), Stage::Network);
             }
-            let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            libc::setrlimit(libc::RLIMIT_CORE, &no_core);
+            self.limit();
             libc::umask(0o022);
-            if let Some(owner) = self.owner {
-                parent.check(libc::setgroups(1, &owner.gid), Stage::Identity);
-                parent.check(libc::setgid(owner.gid), Stage::Identity);
-                parent.check(libc::setuid(owner.uid), Stage::Identity);
-            }
+            parent.check(self.become_owner(), Stage::Identity);
             self.enter_workdir(parent);
             default_signals();
             for program in &self.programs {
@@ -159,6 +145,46 @@ impl Launch {
             }
         }
         parent.fail(Stage::Exec)
+    }
+
+    /// Starts a session, or takes the terminal. -1 and errno on failure, as the calls that follow.
+    unsafe fn leave_group(&self) -> c_int {
+        // SAFETY: plain system calls. All signals are blocked, so SIGTTOU does not stop us.
+        unsafe {
+            if self.own_session {
+                return libc::setsid();
+            }
+            if libc::isatty(0) == 0 {
+                return 0;
+            }
+            libc::setpgid(0, 0).min(libc::tcsetpgrp(0, libc::getpid()))
+        }
+    }
+
+    /// No core files; and no more processes of the build user than the machine can stand, so that a fork bomb leaves
+    /// us the few we need to kill it. (For the calling user all of their processes would count.)
+    unsafe fn limit(&self) {
+        // SAFETY: plain system calls with pointers to locals.
+        unsafe {
+            let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            libc::setrlimit(libc::RLIMIT_CORE, &no_core);
+            let mut most = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            if self.owner.is_some() && libc::getrlimit(libc::RLIMIT_NPROC, &mut most) == 0 {
+                most.rlim_max = most.rlim_max.min(PROCESSES);
+                most.rlim_cur = most.rlim_cur.min(PROCESSES);
+                libc::setrlimit(libc::RLIMIT_NPROC, &most);
+            }
+        }
+    }
+
+    unsafe fn become_owner(&self) -> c_int {
+        let Some(owner) = self.owner else { return 0 };
+        // SAFETY: plain system calls; the list has one group.
+        unsafe {
+            let groups = libc::setgroups(1, &owner.gid).min(libc::setgid(owner.gid));
+            // Nothing is left of root when this has succeeded.
+            if groups == -1 { -1 } else { libc::setuid(owner.uid) }
+        }
     }
 
     /// Enters the working directory as the user, so that the user's own symlinks lead only where the user may go;
@@ -232,6 +258,15 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|s| CStr::as_ptr(s)).chain([ptr::null()]).collect()
+}
+
+/// What the child reports; nothing once it has closed the pipe by exec.
+fn read_failure(report: OwnedFd) -> Option<(Stage, io::Error)> {
+    let mut told = [0; 5];
+    File::from(report).read_exact(&mut told).ok()?;
+    let [stage, errno @ ..] = told;
+    let stage = Stage::ALL.get(usize::from(stage)).copied().unwrap_or(Stage::Exec);
+    Some((stage, io::Error::from_raw_os_error(i32::from_ne_bytes(errno))))
 }
 
 /// The child's way to tell its parent why the command does not run; closed on exec.

@@ -2,9 +2,9 @@
 //!
 //! This is how a Mac without containers isolates builds, and it works the same on Linux. Start with
 //! [`BuildUserSandbox`]. One step goes through the modules below in the order in which they stand:
-//! the spec's paths are found in the home ([`paths`]), the user and the home are locked ([`lock`]) and the user made
-//! if it is missing ([`user`]), the tree takes the home's place ([`home`]), the command is started ([`launch`]) and
-//! followed ([`follow`]), everything it started is killed ([`kill`]), and the tree goes back.
+//! the spec's paths are found in the home (`paths`), the user and the home are locked (`lock`) and the user made
+//! if it is missing (`user`), the tree takes the home's place (`home`), the command is started (`launch`) and
+//! followed (`follow`), everything it started is killed (`kill`), and the tree goes back.
 //!
 //! As root each step runs as the build user. As anybody else it runs as the calling user, and
 //! [`obuilder_core::contracts::Capabilities::weaknesses`] says what that means.

@@ -42,14 +42,7 @@ impl<'a> Wanted<'a> {
         wanted.caches.sort_by(|(_, a), (_, b)| a.cmp(b));
         for secret in &step.secrets {
             let target = secret.target.as_bstr();
-            let trimmed = target.trim_end_with(|c| c == '/');
-            let name = trimmed.rsplit_once_str("/").map_or(trimmed, |(_, name)| name).as_bstr();
-            if matches!(name.as_bytes(), b"" | b"." | b"..") {
-                return Err(SandboxError::Unsupported {
-                    what: format!("secret target `{target}` names no file"),
-                    hint: "end the target with a file name".to_owned(),
-                });
-            }
+            let name = file_name(target)?;
             if wanted.secrets.iter().any(|(other, ..)| *other == name) {
                 return Err(twice("secrets", name));
             }
@@ -58,6 +51,18 @@ impl<'a> Wanted<'a> {
         }
         Ok(wanted)
     }
+}
+
+fn file_name(target: &BStr) -> std::result::Result<&BStr, SandboxError> {
+    let trimmed = target.trim_end_with(|c| c == '/');
+    let name = trimmed.rsplit_once_str("/").map_or(trimmed, |(_, name)| name).as_bstr();
+    if matches!(name.as_bytes(), b"" | b"." | b"..") {
+        return Err(SandboxError::Unsupported {
+            what: format!("secret target `{target}` names no file"),
+            hint: "end the target with a file name".to_owned(),
+        });
+    }
+    Ok(name)
 }
 
 fn outside(config: &Config, kind: &str, target: &BStr) -> SandboxError {

@@ -118,6 +118,9 @@ impl BuildUserSandbox {
     ) -> Result<Outcome> {
         let never = Cancel::new();
         let cancel = if let Screen::Log(_, cancel) = screen { cancel } else { &never };
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
         let mut held = self.lock_user(cancel, waiting)?;
         let owner = held.as_ref().map(|(_, user)| user.owner);
         let home = Home::acquire(&self.config, cancel, waiting)?;
@@ -191,6 +194,16 @@ impl BuildUserSandbox {
         status.and_then(|status| waited.map(|()| outcome(status)))
     }
 
+    fn launch(&self, step: &Step, owner: Option<Owner>, own_session: bool) -> Result<Launch> {
+        let known = self.user.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let name = known.map_or_else(calling_user, |user| user.name);
+        let wanted =
+            owner.is_some() && platform::child::ISOLATES_NETWORK && step.network.is_empty();
+        let isolate_network = wanted && self.network.get() != Some(&false);
+        let actor = Actor { name: &name, owner, isolate_network, own_session };
+        Launch::new(&self.config, step, actor).map_err(refused)
+    }
+
     /// Starts the command; the inner error is the one of a program that cannot be executed.
     fn start(
         &self,
@@ -199,13 +212,7 @@ impl BuildUserSandbox {
         own_session: bool,
         stdio: [BorrowedFd<'_>; 3],
     ) -> Result<io::Result<Running>> {
-        let known = self.user.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let name = known.map_or_else(calling_user, |user| user.name);
-        let wanted =
-            owner.is_some() && platform::child::ISOLATES_NETWORK && step.network.is_empty();
-        let isolate_network = wanted && self.network.get() != Some(&false);
-        let actor = Actor { name: &name, owner, isolate_network, own_session };
-        let mut launch = Launch::new(&self.config, step, actor).map_err(refused)?;
+        let mut launch = self.launch(step, owner, own_session)?;
         loop {
             match launch.start(stdio).map_err(Error::io("start a process"))? {
                 Err((Stage::Network, error)) if self.network.get().is_none() => {
@@ -214,6 +221,10 @@ impl BuildUserSandbox {
                     launch.isolate_network = false;
                 }
                 Err((Stage::Exec, error)) => return Ok(Err(error)),
+                Err((Stage::Workdir, error)) => {
+                    let action = format!("enter the working directory `{}`", step.workdir);
+                    return Err(Error::io(action)(error));
+                }
                 Err((stage, error)) => return Err(Error::io(stage.action())(error)),
                 Ok(running) => {
                     if launch.isolate_network {
@@ -232,7 +243,7 @@ impl BuildUserSandbox {
                 "not root: steps run as you, and can read and write everything you can".to_owned(),
             );
         }
-        if !self.root || !platform::child::ISOLATES_NETWORK || self.network.get() == Some(&false) {
+        if !self.root || !*self.network.get_or_init(can_isolate_network) {
             weaknesses
                 .push("steps without `(network host)` reach the network all the same".to_owned());
         }
@@ -300,6 +311,18 @@ impl Sandbox for BuildUserSandbox {
         self.check(step)?;
         self.run_on(step, tree, &Screen::Terminal, &|_| {}).map_err(during("run the step"))
     }
+}
+
+/// Tries it in a child.
+fn can_isolate_network() -> bool {
+    let try_it = || {
+        // SAFETY: ends this process.
+        unsafe { libc::_exit(platform::child::isolate_network()) }
+    };
+    // SAFETY: the child only makes system calls and never returns.
+    let tried = unsafe { crate::launch::fork(try_it) };
+    let status = tried.and_then(|pid| Running { pid, keeper: None }.reap());
+    platform::child::ISOLATES_NETWORK && status.is_ok_and(|status| status == 0)
 }
 
 /// A program that cannot be executed is a failing command, as in a shell.
