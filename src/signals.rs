@@ -1,0 +1,32 @@
+//! Interrupts: the first asks the build to stop, the second stops at once.
+
+use std::thread;
+
+use obuilder_core::Cancel;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::error::{CommandError, Kind};
+use crate::output;
+
+/// A token that SIGINT, SIGTERM and SIGHUP cancel.
+///
+/// A second signal ends the process at once. What it then leaves behind is what a kill would leave,
+/// and the next start sweeps it away.
+pub(crate) fn cancel_on_signals() -> Result<Cancel, CommandError> {
+    let cancel = Cancel::new();
+    let failed = |error| CommandError::system("failed to catch signals").caused_by(&error);
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+    let token = cancel.clone();
+    let wait = move || {
+        for (count, _) in signals.forever().enumerate() {
+            if count > 0 {
+                signal_hook::low_level::exit(i32::from(Kind::Interrupted.code()));
+            }
+            output::note("interrupted", "stopping the build; once more to stop at once");
+            token.cancel();
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(wait).map_err(failed)?;
+    Ok(cancel)
+}
