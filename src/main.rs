@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod blame;
 mod cli;
 mod command;
 mod error;

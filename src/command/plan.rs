@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use obuilder_core::interpreter::{Context, Plan, PlanState, PlanStep};
+use obuilder_core::ResultId;
+use obuilder_core::interpreter::{Context, PlanState, PlanStep};
 
 use super::build;
 use super::spec_file::Source;
@@ -33,37 +34,48 @@ pub(crate) struct Args {
     flags: Flags<OfSteps>,
 }
 
+/// One step, for JSON.
+#[derive(serde::Serialize)]
+struct Row<'a> {
+    stage: &'a [String],
+    heading: &'a str,
+    state: &'static str,
+    id: Option<&'a ResultId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'a str>,
+}
+
 pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
     let (spec, src_dir) = args.source.load()?;
     let mut context = Context::new(src_dir);
     context.secrets = build::secrets(&args.secrets)?;
     let plan = session::builder(settings)?.plan(&spec, &context)?;
+    let rows: Vec<_> = plan.steps.iter().map(row).collect();
     match args.json {
-        true => output::json(&plan)?,
-        false => output::print(text(&plan))?,
+        true => output::json(&rows)?,
+        false => output::print(text(&rows))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn text(plan: &Plan) -> String {
-    let steps = plan.steps.iter().filter(|step| step.is_step);
-    let rows: Vec<_> = steps.clone().map(row).collect();
-    let count = |wanted: fn(&PlanState) -> bool| steps.clone().filter(|s| wanted(&s.state)).count();
-    let hits = count(|state| matches!(state, PlanState::Hit));
-    format!("{}{} steps: {hits} in the cache\n", columns(&rows), rows.len())
+fn row(step: &PlanStep) -> Row<'_> {
+    let (state, id, why) = match &step.state {
+        PlanState::Context => ("context", None, None),
+        PlanState::Hit(id) => ("cached", Some(id), None),
+        PlanState::Miss(id) => ("build", Some(id), None),
+        PlanState::Unknown(why) => ("unknown", None, Some(why.as_str())),
+    };
+    Row { stage: &step.stage.0, heading: &step.heading, state, id, why }
 }
 
-fn row(step: &PlanStep) -> [String; 3] {
-    let state = match &step.state {
-        PlanState::Hit => "cached".to_owned(),
-        PlanState::Miss => "to build".to_owned(),
-        PlanState::Unknown(_) => "unknown".to_owned(),
-    };
-    let id = step.id.as_ref().map_or("-", |id| id.short()).to_owned();
-    let heading = title(&step.stage.0, &step.heading);
-    let why = match &step.state {
-        PlanState::Unknown(why) => format!("{heading} ({why})"),
-        _ => heading,
-    };
-    [state, id, why]
+fn text(rows: &[Row<'_>]) -> String {
+    let steps: Vec<_> = rows.iter().filter(|row| row.state != "context").collect();
+    let cells = steps.iter().map(|row| {
+        let id = row.id.map_or("-", ResultId::short).to_owned();
+        let why = row.why.map(|why| format!(" ({why})")).unwrap_or_default();
+        [row.state.to_owned(), id, format!("{}{why}", title(row.stage, row.heading))]
+    });
+    let cached = steps.iter().filter(|row| row.state == "cached").count();
+    let table = columns(&cells.collect::<Vec<_>>());
+    format!("{table}{} steps: {cached} cached\n", steps.len())
 }

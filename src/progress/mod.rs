@@ -12,8 +12,8 @@ use obuilder_core::ResultId;
 use obuilder_core::progress::Observer;
 
 use crate::error::CommandError;
+use tail::clean;
 
-pub(crate) use tail::clean;
 
 /// The styles of `--progress`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,4 +60,14 @@ pub(crate) trait View: Observer {
 
     /// Shows something that concerns no step.
     fn note(&self, text: &str);
+}
+
+/// The heading on one line, after the names of the nested builds it belongs to.
+pub(crate) fn title(stage: &[String], heading: &str) -> String {
+    let words: Vec<_> = heading.split_whitespace().collect();
+    let heading = clean(words.join(" ").as_bytes());
+    match stage {
+        [] => heading,
+        names => format!("[{}] {heading}", clean(names.join("/").as_bytes())),
+    }
 }

@@ -10,8 +10,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use obuilder_core::ResultId;
 use obuilder_core::progress::{Event, Observer, Stage, StepEnd};
 
-use super::tail::{Tail, clean};
-use super::View;
+use super::tail::Tail;
+use super::{View, title};
 use crate::error::CommandError;
 use crate::{output, units};
 
@@ -188,14 +188,4 @@ impl View for Tty {
 
 fn template(text: &str) -> ProgressStyle {
     ProgressStyle::with_template(text).expect("the templates above are well formed")
-}
-
-/// The heading on one line, after the names of the nested builds it belongs to.
-fn title(stage: &[String], heading: &str) -> String {
-    let words: Vec<_> = heading.split_whitespace().collect();
-    let heading = clean(words.join(" ").as_bytes());
-    match stage {
-        [] => heading,
-        names => format!("[{}] {heading}", clean(names.join("/").as_bytes())),
-    }
 }
