@@ -49,3 +49,10 @@ pub(crate) fn tell_weaknesses(sandbox: &dyn Sandbox) {
         output::warn(format!("{}: {all}", capabilities.name));
     }
 }
+
+/// Says where the store is and how trees get into it.
+pub(crate) fn describe_store(settings: &Settings) -> Result<String, CommandError> {
+    let path = settings.store()?.path;
+    let store = RsyncStore::open(&path, settings.rsync_mode()?)?;
+    Ok(format!("{}, mode {}", store.location(), store.mode()))
+}

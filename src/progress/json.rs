@@ -106,7 +106,7 @@ impl<W: Write + Send> Observer for Json<W> {
     fn event(&self, stage: &Stage, event: Event<'_>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let body = match event {
-            Event::BuildStarted { name } => Body::BuildStarted { name },
+            Event::BuildStarted { name, .. } => Body::BuildStarted { name },
             Event::BuildFinished { name, id } => Body::BuildFinished { name, id },
             Event::Heading { text } => Body::Heading { text },
             Event::StepStarted { id } => Body::StepStarted { id },

@@ -29,7 +29,7 @@ impl<W: Write + Send> Plain<W> {
 impl<W: Write + Send> Observer for Plain<W> {
     fn event(&self, _: &Stage, event: Event<'_>) {
         let line = match event {
-            Event::BuildStarted { name } => format!("(build {name:?} …)\n"),
+            Event::BuildStarted { heading, .. } => format!("{heading}\n"),
             Event::BuildFinished { name, .. } => format!("--> finished {name:?}\n"),
             Event::Heading { text } => format!("{text}\n"),
             Event::StepFinished { id, end: StepEnd::Cached, .. } => {
@@ -71,7 +71,7 @@ mod tests {
         let id = ResultId::of(b"x");
         let stage = Stage::default();
         let finished = |end| Event::StepFinished { id: &id, end, elapsed: Duration::ZERO };
-        view.event(&stage, Event::BuildStarted { name: "dev" });
+        view.event(&stage, Event::BuildStarted { name: "dev", heading: "(build \"dev\" …)" });
         view.event(&stage, Event::Heading { text: "(from busybox)" });
         view.event(&stage, Event::StepStarted { id: &id });
         view.event(&stage, finished(StepEnd::Cached));
