@@ -7,13 +7,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::error::{CommandError, Kind};
-use crate::output;
 
-/// A token that SIGINT, SIGTERM and SIGHUP cancel.
+/// A token that SIGINT, SIGTERM and SIGHUP cancel; `tell` is told what happens.
 ///
 /// A second signal ends the process at once. What it then leaves behind is what a kill would leave,
 /// and the next start sweeps it away.
-pub(crate) fn cancel_on_signals() -> Result<Cancel, CommandError> {
+pub(crate) fn cancel_on_signals(
+    tell: impl Fn(&str) + Send + 'static,
+) -> Result<Cancel, CommandError> {
     let cancel = Cancel::new();
     let failed = |error| CommandError::system("failed to catch signals").caused_by(&error);
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
@@ -23,7 +24,7 @@ pub(crate) fn cancel_on_signals() -> Result<Cancel, CommandError> {
             if count > 0 {
                 signal_hook::low_level::exit(i32::from(Kind::Interrupted.code()));
             }
-            output::note("interrupted", "stopping the build; once more to stop at once");
+            tell("interrupted: the build is being stopped; once more stops it at once");
             token.cancel();
         }
     };

@@ -102,10 +102,11 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Done {
         keep_failed: settings.keep_failed(),
         timeout: settings.timeout(),
     };
-    let cancel = signals::cancel_on_signals()?;
+    let view = settings.progress().view();
+    let teller = view.clone();
+    let cancel = signals::cancel_on_signals(move |text| teller.note(text))?;
     let builder = session::builder(settings)?;
     session::tell_weaknesses(&*builder.sandbox);
-    let view = settings.progress().view();
     match builder.build(&spec, &context, &options, &cancel, &*view) {
         Ok(id) => {
             view.end(Ok(&id));

@@ -19,7 +19,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
-    let cancel = signals::cancel_on_signals()?;
+    let cancel = signals::cancel_on_signals(|text| output::note("note", text))?;
     let builder = session::builder(settings)?;
     builder.healthcheck(&cancel, args.within)?;
     output::print("Healthcheck passed\n")?;

@@ -13,7 +13,7 @@ use obuilder_core::step::{Outcome, Step};
 use crate::cli::Done;
 use crate::error::CommandError;
 use crate::settings::{Flags, OfSteps, Settings};
-use crate::{output, session};
+use crate::session;
 
 /// Open a shell in a throw-away copy of a result or of a kept failed tree
 ///

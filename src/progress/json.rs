@@ -84,13 +84,16 @@ impl<W: Write + Send> Json<W> {
         self.text(state, stage, &all);
     }
 
+    /// Writes `bytes` as text, and what is no text between as digits.
     fn text(&self, state: &mut State<W>, stage: &[String], bytes: &[u8]) {
-        let text = match std::str::from_utf8(bytes) {
-            Ok("") => return,
-            Ok(text) => Text::Text(text),
-            Err(_) => Text::Hex(hex::encode(bytes)),
-        };
-        self.write(state, stage, Body::Output(text));
+        for chunk in bytes.utf8_chunks() {
+            if !chunk.valid().is_empty() {
+                self.write(state, stage, Body::Output(Text::Text(chunk.valid())));
+            }
+            if !chunk.invalid().is_empty() {
+                self.write(state, stage, Body::Output(Text::Hex(hex::encode(chunk.invalid()))));
+            }
+        }
     }
 }
 
@@ -172,7 +175,8 @@ mod tests {
         let expected = [
             output("text", "a"),
             output("text", "é"),
-            output("hex", "fffe"),
+            output("hex", "ff"),
+            output("hex", "fe"),
             output("text", "z"),
             output("hex", "e29c"),
             json!({"event": "step-finished", "stage": ["dev"], "id": id, "end": "saved", "seconds": 1.5}),

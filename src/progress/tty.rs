@@ -33,7 +33,18 @@ struct State {
     headings: HashMap<Vec<String>, String>,
     running: HashMap<Vec<String>, Running>,
     cached: usize,
-    saved: usize,
+    built: usize,
+    failed: usize,
+}
+
+impl State {
+    fn summary(&self, time: Duration) -> String {
+        let steps = self.cached + self.built;
+        let steps = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
+        let failed = if self.failed > 0 { format!(", {} failed", self.failed) } else { String::new() };
+        let (time, cached, built) = (units::duration(time), self.cached, self.built);
+        format!("{steps} done in {time}: {cached} cached, {built} built{failed}")
+    }
 }
 
 /// A step that runs now.
@@ -114,8 +125,9 @@ impl Tty {
         self.line(&line);
         match end {
             StepEnd::Cached => state.cached += 1,
-            StepEnd::Saved => state.saved += 1,
+            StepEnd::Saved => state.built += 1,
             StepEnd::Failed => {
+                state.failed += 1;
                 let lines = tail.map(|tail| tail.last(OF_FAILED)).unwrap_or_default();
                 lines.iter().for_each(|line| self.line(&format!("            │ {line}")));
             }
@@ -167,14 +179,7 @@ impl View for Tty {
         let mut state = self.lock();
         let running: Vec<_> = state.running.drain().collect();
         running.into_iter().for_each(|(_, running)| drop(self.clear(running)));
-        let steps = state.cached + state.saved;
-        let time = units::duration(self.started.elapsed());
-        self.line(&format!(
-            "{steps} {} done in {time}: {} cached, {} built",
-            if steps == 1 { "step" } else { "steps" },
-            state.cached,
-            state.saved
-        ));
+        self.line(&state.summary(self.started.elapsed()));
         if let Ok(id) = result {
             // A closed standard output must not turn a good build into a bad one.
             let _ = output::print(format!("Got: \"{id}\"\n"));

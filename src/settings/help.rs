@@ -1,23 +1,25 @@
 //! Help that says which value is in force, and from where.
 
-use clap::Command;
+use clap::{Arg, Command};
 
-use super::resolve::Settings;
-use super::table::SETTINGS;
+use super::resolve::{Settings, Source};
+use super::table::{SETTINGS, Setting};
 
-/// Adds to the help of every setting of every subcommand the value in force and its source.
+/// Adds to the help of every setting of every subcommand its variable, the value in force and where that comes from.
 pub(crate) fn with_values_in_force(command: Command, settings: &Settings) -> Command {
-    command.mut_subcommands(|mut sub| {
-        for setting in &SETTINGS {
-            if !sub.get_arguments().any(|arg| arg.get_id() == setting.name) {
-                continue;
-            }
-            let (values, source) = settings.of(setting.key);
-            let value = if values.is_empty() { "none".to_owned() } else { values.join(", ") };
-            let variable = setting.variable();
-            let text = format!("{} [{variable}] [now: {value}, from {source}]", setting.help);
-            sub = sub.mut_arg(setting.name, |arg| arg.help(text.replace("from the default", "the default")));
-        }
-        sub
-    })
+    let explain = |arg: Arg| match SETTINGS.iter().find(|setting| arg.get_id() == setting.name) {
+        Some(setting) => arg.help(text(setting, settings)),
+        None => arg,
+    };
+    command.mut_subcommands(|sub| sub.mut_args(explain))
+}
+
+fn text(setting: &Setting, settings: &Settings) -> String {
+    let (values, source) = settings.of(setting.key);
+    let value = if values.is_empty() { "none".to_owned() } else { values.join(", ") };
+    let now = match source {
+        Source::Default => format!("{value}, the default"),
+        source => format!("{value}, from {source}"),
+    };
+    format!("{} [{}] [now: {now}]", setting.help, setting.variable())
 }

@@ -6,8 +6,6 @@ use std::path::PathBuf;
 /// What the defaults depend on.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
-    /// Whether this is root.
-    pub(crate) root: bool,
     /// Where data goes when nothing else is said.
     pub(crate) data: PathBuf,
     /// Where the configuration file is looked for.
@@ -26,7 +24,7 @@ impl Place {
         if root {
             // Not below `/usr/local`, which a build user sees remapped, and without blanks, which many builds cannot bear.
             let data = if mac { "/var/db/obuild" } else { "/var/lib/obuild" };
-            return Self { root, data: data.into(), config: "/etc/obuild/config.toml".into() };
+            return Self { data: data.into(), config: "/etc/obuild/config.toml".into() };
         }
         let home = variable("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
         let base = |name: &str, otherwise: &str| {
@@ -36,7 +34,7 @@ impl Place {
             None if mac => home.join(".obuild"),
             _ => base("XDG_DATA_HOME", ".local/share"),
         };
-        Self { root, data, config: base("XDG_CONFIG_HOME", ".config").join("config.toml") }
+        Self { data, config: base("XDG_CONFIG_HOME", ".config").join("config.toml") }
     }
 }
 

@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     fn place() -> Place {
-        Place { root: true, data: "/data".into(), config: "/c.toml".into() }
+        Place { data: "/data".into(), config: "/c.toml".into() }
     }
 
     fn resolve(
