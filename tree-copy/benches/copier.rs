@@ -70,7 +70,10 @@ fn contenders<'a>(a: &'a Path, b: &'a Path, how: How, cp: &'a [&'a str]) -> Vec<
     let slash = format!("{from}/");
     vec![
         ("copy_tree", Box::new(move || copy(a, b, how))),
-        (cp[1], Box::new(move || command(&[cp, &[from, to]].concat()))),
+        (
+            if cp.len() > 2 { "cp -a --reflink=always" } else { "cp -a" },
+            Box::new(move || command(&[cp, &[from, to]].concat())),
+        ),
         ("rsync -aH", Box::new(move || command(&["rsync", "-aH", &slash, to]))),
     ]
 }

@@ -44,5 +44,5 @@ pub use digest::{digest_tree, stamp_tree};
 pub use error::Error;
 pub use remove::{NotRemoved, remove_tree};
 pub use share::{Shared, Trust, share_identical};
-pub use size::tree_size;
+pub use size::{TreeSize, tree_size};
 pub use sync::sync_tree;

@@ -1,6 +1,6 @@
 //! What the operations refuse, leave alone and report.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -192,6 +192,10 @@ fn size_counts_an_inode_once() {
     let once = tree_size(&tree).unwrap();
     fs::hard_link(tree.join("a"), tree.join("b")).unwrap();
     assert_eq!(tree_size(&tree).unwrap(), once);
+    fs::hard_link(tree.join("a"), dir.path().join("elsewhere")).unwrap();
+    let now = tree_size(&tree).unwrap();
+    assert_eq!(now.allocated, once.allocated);
+    assert!(now.freed + 100_000 <= once.freed, "removing the tree would not free the file");
 }
 
 /// Which names of `tree` are the same inode as in `base`.

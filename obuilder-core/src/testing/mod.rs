@@ -3,5 +3,6 @@
 pub mod sandbox;
 #[cfg(target_os = "linux")]
 pub mod shell_sandbox;
+pub mod store;
 pub mod strict_sandbox;
 pub mod strict_store;

@@ -1,0 +1,167 @@
+//! What lies where in a store.
+
+use std::fs::{self, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use obuilder_core::ResultId;
+use obuilder_core::error::StoreError;
+
+/// The newest format of [`Layout`] this program knows.
+pub(crate) const FORMAT: u32 = 1;
+
+/// The directories of a store.
+///
+/// ```text
+/// ROOT/                 0711, so that build users reach the home that the sandbox makes in it
+///   state/              the index; obuild-format holds the number of this layout; obuild-lock is locked shared while a
+///                       private directory is made, exclusively while those that killed processes left are swept
+///   result/ID/          finished results; locked shared while pinned, exclusively while deleted
+///   result-tmp/ID-PID-N results being made, each locked shared by its maker; trash-PID-N: what is being deleted
+///   failed/ID/          kept trees of failed steps, locked as results are
+///   cache/NAME/         newest versions of caches; every byte outside A-Za-z0-9._- is written %xx
+///   cache-tmp/PID-N-NAME  leased copies, each locked shared by its holder
+/// ```
+///
+/// OBuilder's own but for `failed`, `obuild-format` and `obuild-lock`, which it leaves alone.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    root: PathBuf,
+    next: AtomicU64,
+}
+
+impl Layout {
+    /// Opens the store at `root`, or makes an empty one.
+    pub(crate) fn open(root: &Path) -> Result<Self, StoreError> {
+        match fs::metadata(root) {
+            Ok(meta) if !meta.is_dir() => return Err(not_a_directory(root)),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => create_root(root)?,
+            Err(error) if error.kind() == ErrorKind::NotADirectory => {
+                return Err(not_a_directory(root));
+            }
+            Err(error) => return Err(failed("open the store at", root, error)),
+        }
+        let root = fs::canonicalize(root).map_err(|e| failed("open the store at", root, e))?;
+        let layout = Self { root, next: AtomicU64::new(0) };
+        for name in ["state", "result", "result-tmp", "failed", "cache", "cache-tmp"] {
+            private_dir(&layout.root.join(name))?;
+        }
+        layout.check_format()?;
+        Ok(layout)
+    }
+
+    fn check_format(&self) -> Result<(), StoreError> {
+        let path = self.state().join("obuild-format");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let new = self.state().join(format!("obuild-format-{}", std::process::id()));
+                return fs::write(&new, format!("{FORMAT}\n"))
+                    .and_then(|()| fs::rename(&new, &path))
+                    .map_err(|e| failed("write", &path, e));
+            }
+            Err(error) => return Err(failed("read", &path, error)),
+        };
+        let found = text.trim().parse::<u32>().map_err(|e| StoreError::Failed {
+            action: format!("read the store's format from `{}`", path.display()),
+            source: e.into(),
+        })?;
+        if found > FORMAT {
+            let location = self.location();
+            return Err(StoreError::Newer { location, found, known: FORMAT });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn location(&self) -> String {
+        format!("rsync:{}", self.root.display())
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.root.join("state/obuild-lock")
+    }
+
+    pub(crate) fn results(&self) -> PathBuf {
+        self.root.join("result")
+    }
+
+    pub(crate) fn result(&self, id: &ResultId) -> PathBuf {
+        self.results().join(id.as_str())
+    }
+
+    pub(crate) fn all_failed(&self) -> PathBuf {
+        self.root.join("failed")
+    }
+
+    pub(crate) fn failed(&self, id: &ResultId) -> PathBuf {
+        self.all_failed().join(id.as_str())
+    }
+
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.root.join("result-tmp")
+    }
+
+    pub(crate) fn caches(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    pub(crate) fn cache_tmp(&self) -> PathBuf {
+        self.root.join("cache-tmp")
+    }
+
+    /// A number that no other call of this process has had.
+    pub(crate) fn unique(&self) -> String {
+        format!("{}-{}", std::process::id(), self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The error of failing to `action` the file or directory at `path`.
+pub(crate) fn failed(action: &str, path: &Path, source: io::Error) -> StoreError {
+    StoreError::io(format!("{action} `{}`", path.display()), source)
+}
+
+/// The error of an operation on a tree.
+pub(crate) fn tree_failed(error: tree_copy::Error) -> StoreError {
+    let (action, source) = error.into_parts();
+    StoreError::io(action, source)
+}
+
+fn not_a_directory(root: &Path) -> StoreError {
+    failed("open the store at", root, ErrorKind::NotADirectory.into())
+}
+
+fn create_root(root: &Path) -> Result<(), StoreError> {
+    let made = fs::create_dir_all(root)
+        .and_then(|()| fs::set_permissions(root, Permissions::from_mode(0o711)));
+    made.map_err(|e| match e.kind() {
+        ErrorKind::NotADirectory => not_a_directory(root),
+        _ => failed("create the store at", root, e),
+    })
+}
+
+fn private_dir(path: &Path) -> Result<(), StoreError> {
+    match fs::create_dir(path) {
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o700)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let there = fs::metadata(path).map_err(|e| failed("open", path, e))?;
+            if !there.is_dir() {
+                return Err(failed("open", path, ErrorKind::NotADirectory.into()));
+            }
+            rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+                .map_err(io::Error::from)
+        }
+        Err(error) => Err(error),
+    }
+    .map_err(|e| failed("create", path, e))
+}

@@ -1,0 +1,262 @@
+//! The store itself.
+
+use std::fs::{self, Permissions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bstr::{BStr, BString};
+use obuilder_core::contracts::{Base, CacheLease, Pending, Reconciled, Snapshot, Store, Usage};
+use obuilder_core::error::StoreError;
+use obuilder_core::id::ResultId;
+use rustix::fs::FlockOperation;
+use tree_copy::{How, Options, copy_tree, tree_size};
+
+use crate::cache::{self, RsyncLease};
+use crate::layout::{Layout, failed, tree_failed};
+use crate::lock::{Exclusive, Locked};
+use crate::mode::Mode;
+use crate::pending::RsyncPending;
+use crate::sweep;
+use crate::trash::{Rubbish, Trash};
+
+/// Results as directory trees on any filesystem.
+pub struct RsyncStore {
+    inner: Arc<Inner>,
+    state: PathBuf,
+}
+
+/// What a store shares with the results being made in it.
+pub(crate) struct Inner {
+    pub(crate) layout: Layout,
+    /// Never [`Mode::Auto`].
+    pub(crate) mode: Mode,
+    pub(crate) trash: Trash,
+}
+
+impl RsyncStore {
+    /// Opens the store at `root`, or makes an empty one there with all the directories above it.
+    ///
+    /// Whether the volume can clone is found out by doing it; [`Mode::Reflink`] where it cannot is an error.
+    pub fn open(root: &Path, mode: Mode) -> Result<Self, StoreError> {
+        let layout = Layout::open(root)?;
+        let mut inner = Inner { layout, mode, trash: Trash::default() };
+        inner.mode = match mode {
+            Mode::Auto if inner.try_clone().is_ok() => Mode::Reflink,
+            Mode::Auto => Mode::Copy,
+            Mode::Reflink => inner.try_clone().map(|()| Mode::Reflink)?,
+            other => other,
+        };
+        let state = inner.layout.state();
+        Ok(Self { inner: Arc::new(inner), state })
+    }
+
+    /// The mode in force: for [`Mode::Auto`] what it was found to mean on this volume.
+    pub fn mode(&self) -> Mode {
+        self.inner.mode
+    }
+
+    fn delete_at(&self, id: &ResultId, paths: [PathBuf; 2]) -> Result<bool, StoreError> {
+        // Both must be free before either goes.
+        let mut locked = Vec::new();
+        for path in paths {
+            match Locked::exclusive(&path).map_err(|e| failed("lock", &path, e))? {
+                Exclusive::Held => return Err(StoreError::InUse(id.clone())),
+                Exclusive::Missing => {}
+                Exclusive::Locked(lock) => locked.push((path, lock)),
+            }
+        }
+        let any = !locked.is_empty();
+        for (path, lock) in locked {
+            self.inner.throw_away(&path, lock)?;
+        }
+        Ok(any)
+    }
+}
+
+impl Inner {
+    /// Makes a new private directory in `parent`, locked so that sweepers leave it alone. `name` is made unique.
+    pub(crate) fn private(
+        &self,
+        parent: &Path,
+        name: impl Fn(&str) -> String,
+    ) -> Result<(PathBuf, Locked), StoreError> {
+        // Between the making and the locking a sweeper would take it for a dead one's.
+        let lock = self.layout.lock();
+        let _no_sweep = Locked::file(&lock, FlockOperation::LockShared)
+            .map_err(|e| failed("lock", &lock, e))?;
+        loop {
+            let dir = parent.join(name(&self.layout.unique()));
+            match fs::DirBuilder::new().mode(0o700).create(&dir) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(failed("create", &dir, error)),
+            }
+            match Locked::shared(&dir).map_err(|e| failed("lock", &dir, e))? {
+                Some(locked) => return Ok((dir, locked)),
+                None => return Err(failed("lock", &dir, std::io::ErrorKind::NotFound.into())),
+            }
+        }
+    }
+
+    /// The result or kept tree at `dir`, pinned.
+    pub(crate) fn pinned(
+        &self,
+        id: &ResultId,
+        dir: PathBuf,
+    ) -> Result<Option<Snapshot>, StoreError> {
+        let pin = Locked::shared(&dir).map_err(|e| failed("open", &dir, e))?;
+        Ok(pin.map(|pin| Snapshot::new(id.clone(), dir, pin)))
+    }
+
+    /// Moves the locked directory `path` out of sight and has it emptied.
+    pub(crate) fn throw_away(&self, path: &Path, lock: Locked) -> Result<(), StoreError> {
+        let to = self.layout.tmp().join(format!("trash-{}", self.layout.unique()));
+        fs::rename(path, &to).map_err(|e| failed("delete", path, e))?;
+        self.trash.throw(Rubbish { path: to, lock });
+        Ok(())
+    }
+
+    /// Copies a tree in the store's mode.
+    pub(crate) fn copy(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        let options = Options { how: self.mode.how(), ..Options::default() };
+        let copied = copy_tree(from, to, &options).map_err(tree_failed)?;
+        if !copied.skipped.is_empty() {
+            tracing::warn!(skipped = ?copied.skipped, "left out what cannot be copied");
+        }
+        Ok(())
+    }
+
+    fn try_clone(&self) -> Result<(), StoreError> {
+        let (dir, lock) = self.private(&self.layout.tmp(), |unique| format!("probe-{unique}"))?;
+        let from = dir.join("a");
+        let written = fs::create_dir(&from).and_then(|()| fs::write(from.join("a"), [0; 8192]));
+        let options = Options { how: How::Reflink, ..Options::default() };
+        let cloned = written.map_err(|e| failed("write", &from, e)).and_then(|()| {
+            copy_tree(&from, &dir.join("b"), &options).map(drop).map_err(tree_failed)
+        });
+        let removed = tree_copy::remove_tree(&dir);
+        drop(lock);
+        if let Err(error) = removed {
+            tracing::warn!(error = &error as &dyn std::error::Error, "failed to clean up");
+        }
+        cloned
+    }
+
+    fn fill(&self, dir: &Path, base: Base<'_>) -> Result<(), StoreError> {
+        let rootfs = dir.join("rootfs");
+        let (id, base) = match base {
+            Base::Empty => {
+                return fs::create_dir(&rootfs)
+                    .and_then(|()| fs::set_permissions(&rootfs, Permissions::from_mode(0o755)))
+                    .map_err(|e| failed("create", &rootfs, e));
+            }
+            Base::Result(id) => (id, self.layout.result(id)),
+            Base::Kept(id) => (id, self.layout.failed(id)),
+        };
+        let pin = self.pinned(id, base)?.ok_or_else(|| StoreError::Missing(id.clone()))?;
+        self.copy(&pin.rootfs(), &rootfs)
+    }
+}
+
+/// Ids that `dir` holds directories of.
+pub(crate) fn ids_in(dir: &Path) -> Result<Vec<ResultId>, StoreError> {
+    let mut ids = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|e| failed("list", dir, e))? {
+        let name = entry.map_err(|e| failed("list", dir, e))?.file_name();
+        ids.extend(name.to_str().and_then(ResultId::parse));
+    }
+    Ok(ids)
+}
+
+impl Store for RsyncStore {
+    fn location(&self) -> String {
+        self.inner.layout.location()
+    }
+
+    fn state_dir(&self) -> &Path {
+        &self.state
+    }
+
+    fn begin(&self, id: &ResultId, base: Base<'_>) -> Result<Box<dyn Pending>, StoreError> {
+        let inner = &self.inner;
+        let private = inner.private(&inner.layout.tmp(), |unique| format!("{id}-{unique}"))?;
+        let on = match base {
+            Base::Result(id) => Some(id.clone()),
+            Base::Empty | Base::Kept(_) => None,
+        };
+        // From here on it is discarded if anything fails.
+        let pending = RsyncPending::new(inner.clone(), id.clone(), private, on);
+        inner.fill(pending.dir(), base)?;
+        Ok(Box::new(pending))
+    }
+
+    fn result(&self, id: &ResultId) -> Result<Option<Snapshot>, StoreError> {
+        self.inner.pinned(id, self.inner.layout.result(id))
+    }
+
+    fn kept(&self, id: &ResultId) -> Result<Option<Snapshot>, StoreError> {
+        self.inner.pinned(id, self.inner.layout.failed(id))
+    }
+
+    fn results(&self) -> Result<Vec<ResultId>, StoreError> {
+        ids_in(&self.inner.layout.results())
+    }
+
+    fn kept_ids(&self) -> Result<Vec<ResultId>, StoreError> {
+        ids_in(&self.inner.layout.all_failed())
+    }
+
+    fn delete(&self, id: &ResultId) -> Result<bool, StoreError> {
+        let layout = &self.inner.layout;
+        self.delete_at(id, [layout.result(id), layout.failed(id)])
+    }
+
+    fn size(&self, id: &ResultId) -> Result<u64, StoreError> {
+        let mut size = 0;
+        for pin in [self.result(id)?, self.kept(id)?].into_iter().flatten() {
+            size += tree_size(pin.dir()).map_err(tree_failed)?.freed;
+        }
+        Ok(size)
+    }
+
+    fn usage(&self) -> Result<Usage, StoreError> {
+        let root = self.inner.layout.root();
+        let volume = rustix::fs::statvfs(root)
+            .map_err(|e| failed("measure the volume of", root, e.into()))?;
+        Ok(Usage {
+            total: volume.f_blocks * volume.f_frsize,
+            free: volume.f_bavail * volume.f_frsize,
+            // Filesystems that make inodes as they go report none at all.
+            free_inodes: if volume.f_files == 0 { u64::MAX } else { volume.f_favail },
+        })
+    }
+
+    fn reconcile(&self, known: &[ResultId]) -> Result<Reconciled, StoreError> {
+        sweep::reconcile(&self.inner, known)
+    }
+
+    fn cache(&self, name: &BStr) -> Result<Box<dyn CacheLease>, StoreError> {
+        Ok(Box::new(RsyncLease::take(&self.inner, name)?))
+    }
+
+    fn caches(&self) -> Result<Vec<(BString, u64)>, StoreError> {
+        let caches = self.inner.layout.caches();
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&caches).map_err(|e| failed("list", &caches, e))? {
+            let entry = entry.map_err(|e| failed("list", &caches, e))?;
+            // Pinned, or it could be replaced while it is measured.
+            let path = entry.path();
+            if let Some(_pin) = Locked::shared(&path).map_err(|e| failed("open", &path, e))? {
+                let size = tree_size(&path).map_err(tree_failed)?;
+                all.push((cache::name(entry.file_name().as_bytes()), size.freed));
+            }
+        }
+        Ok(all)
+    }
+
+    fn delete_cache(&self, name: &BStr) -> Result<bool, StoreError> {
+        cache::delete(&self.inner, name)
+    }
+}
