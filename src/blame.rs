@@ -1,5 +1,8 @@
 //! Whose fault a library's error is, and what to do about it: the one place that decides.
 
+use std::error::Error;
+use std::io;
+
 use obuilder_core::cache::CacheError;
 use obuilder_core::error::{SandboxError, StoreError};
 use obuilder_core::interpreter::{self, BuildError};
@@ -14,8 +17,22 @@ impl From<BuildError> for CommandError {
             interpreter::Kind::System => Kind::System,
             interpreter::Kind::Cancelled => Kind::Interrupted,
         };
+        if kind != Kind::Interrupted && is_full(&error) {
+            return CommandError::from_error(Kind::System, &error).hint(MAKE_ROOM);
+        }
         CommandError::from_error(kind, &error).maybe_hint(error.hint())
     }
+}
+
+const MAKE_ROOM: &str =
+    "make room: `obuild gc --min-free SIZE` deletes what was not used for longest";
+
+/// Whether a full disk is at the bottom of it, whatever was being done.
+fn is_full(error: &(dyn Error + 'static)) -> bool {
+    let full = error.downcast_ref::<io::Error>().is_some_and(|error| {
+        matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    });
+    full || error.source().is_some_and(is_full)
 }
 
 impl From<CacheError> for CommandError {
@@ -68,9 +85,7 @@ impl From<SandboxError> for CommandError {
 fn store_hint(error: &StoreError) -> Option<String> {
     let hint = match error {
         StoreError::InUse(_) => "try again when the build that uses it has ended",
-        StoreError::Full { .. } => {
-            "make room: `obuild gc --min-free SIZE` deletes what was not used for longest"
-        }
+        StoreError::Full { .. } => MAKE_ROOM,
         StoreError::NotWritable { .. } => "choose another store with --store, or become its owner",
         StoreError::Newer { .. } => "use the version of obuild that made it, or another --store",
         StoreError::Missing(_) | StoreError::Failed { .. } => return None,

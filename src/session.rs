@@ -31,7 +31,8 @@ pub(crate) fn store(settings: &Settings) -> Result<Arc<dyn Store>, CommandError>
 /// Makes the sandbox.
 pub(crate) fn sandbox(settings: &Settings) -> Result<Arc<dyn Sandbox>, CommandError> {
     let (uid, user_name) = settings.user()?;
-    Ok(Arc::new(BuildUserSandbox::new(Config { home: settings.home(), uid, user_name })?))
+    let config = Config { uid, user_name, ..Config::new(settings.home()) };
+    Ok(Arc::new(BuildUserSandbox::new(config)?))
 }
 
 /// Everything a build needs.

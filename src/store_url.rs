@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::nearest::nearest;
+use store_rsync::Mode;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode { Auto, Copy, Hardlink, HardlinkUnsafe, Reflink }
+use crate::nearest::nearest;
 
 /// A store as the user names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,21 +49,9 @@ impl StoreUrl {
     }
 }
 
-const MODES: [(&str, Mode); 5] = [
-    ("auto", Mode::Auto),
-    ("copy", Mode::Copy),
-    ("hardlink", Mode::Hardlink),
-    ("hardlink_unsafe", Mode::HardlinkUnsafe),
-    ("reflink", Mode::Reflink),
-];
-
 /// Reads an rsync mode.
 pub(crate) fn parse_mode(text: &str) -> Result<Mode, String> {
-    let found = MODES.iter().find(|(name, _)| *name == text);
-    found.map(|(_, mode)| *mode).ok_or_else(|| {
-        let names: Vec<_> = MODES.iter().map(|(name, _)| *name).collect();
-        format!("`{text}` is not an rsync mode; there are {}", names.join(", "))
-    })
+    text.parse().map_err(|error: store_rsync::UnknownMode| error.to_string())
 }
 
 #[cfg(test)]

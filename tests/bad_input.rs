@@ -84,7 +84,7 @@ fn an_unknown_store() {
     store("zfs:tank").code(2).says("`zfs:pool` are not served yet").says("`rsync:/path`");
     store("nonsense").code(2).says("is not a store such as `rsync:/path`");
     store("rsync:relative").code(2).says("is not absolute");
-    it.world.run(["ls", "--rsync-mode", "teleport"]).code(2).says("there are auto, copy, hardlink");
+    it.world.run(["ls", "--rsync-mode", "teleport"]).code(2).says("there is no mode `teleport`; it is one of `auto`, `copy`, `hardlink`");
     it.check();
 }
 

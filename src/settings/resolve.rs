@@ -92,7 +92,7 @@ impl Settings {
     }
 
     /// The rsync mode.
-    pub(crate) fn rsync_mode(&self) -> Result<crate::store_url::Mode, CommandError> {
+    pub(crate) fn rsync_mode(&self) -> Result<store_rsync::Mode, CommandError> {
         parse_mode(self.text(Key::RsyncMode)).map_err(CommandError::usage)
     }
 

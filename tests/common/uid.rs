@@ -42,12 +42,15 @@ impl UidLease {
         format!("{PREFIX}{}", self.number)
     }
 
-    /// What runs as this user.
+    /// What runs as this user; the dead that nobody has buried yet do not.
     pub fn processes(&self) -> Vec<String> {
-        let output = Command::new("ps").args(["-A", "-o", "uid=,pid=,stat=,args="]).output().unwrap();
+        let output = Command::new("ps").args(["-A", "-o", "uid=,stat=,pid=,args="]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let number = self.number.to_string();
-        let ours = |line: &&str| line.split_whitespace().next() == Some(&number);
+        let ours = |line: &&str| {
+            let mut words = line.split_whitespace();
+            words.next() == Some(&number) && !words.next().unwrap_or_default().starts_with('Z')
+        };
         text.lines().filter(ours).map(str::to_owned).collect()
     }
 }

@@ -86,12 +86,16 @@ fn reachable(home: &Path) -> Check {
 /// Processes of the build user while no step runs should not be.
 fn leftovers(uid: u32) -> Check {
     const NAME: &str = "leftovers";
-    let listed = Command::new("ps").args(["-A", "-o", "uid=,pid=,comm="]).output();
+    let listed = Command::new("ps").args(["-A", "-o", "uid=,stat=,pid=,comm="]).output();
     let Ok(output) = listed else {
         return Check::weak(NAME, "`ps` cannot be run", "install procps");
     };
     let text = String::from_utf8_lossy(&output.stdout);
-    let of_user = |line: &&str| line.split_whitespace().next() == Some(&uid.to_string());
+    let of_user = |line: &&str| {
+        let mut words = line.split_whitespace();
+        // The dead that nobody has buried yet do no harm.
+        words.next() == Some(&uid.to_string()) && !words.next().unwrap_or_default().starts_with('Z')
+    };
     let found: Vec<_> = text.lines().filter(of_user).map(str::trim).collect();
     match found.len() {
         0 => Check::ok(NAME, "no process of the build user is running"),
