@@ -1,0 +1,274 @@
+//! Kills, full disks, other processes, and stores that cannot be opened.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod common;
+
+use std::error::Error;
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bstr::BStr;
+use obuilder_core::Store;
+use obuilder_core::contracts::Base;
+use obuilder_core::error::StoreError;
+use store_rsync::{Mode, RsyncStore};
+
+use common::{ext4, id, leftovers, open, plain};
+
+/// Waits until the background has emptied what was deleted.
+fn eventually_empty(dir: &Path) {
+    let start = Instant::now();
+    while !leftovers(dir).is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(20), "left: {:?}", leftovers(dir));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Runs `child_process` below in a process of its own, on the store in `dir`; returns once it has said that it is ready.
+fn spawn(dir: &Path, role: &str) -> Child {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["child_process", "--exact", "--nocapture"])
+        .env("STORE_RSYNC_TEST_ROLE", role)
+        .env("STORE_RSYNC_TEST_DIR", dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+    assert!(
+        lines.any(|line| line.unwrap().ends_with("READY")),
+        "the child ended before it was ready"
+    );
+    child
+}
+
+/// Not a test by itself: what the other processes of the tests do.
+#[test]
+fn child_process() {
+    let Ok(role) = std::env::var("STORE_RSYNC_TEST_ROLE") else { return };
+    let dir = std::env::var_os("STORE_RSYNC_TEST_DIR").unwrap();
+    let store = open(Path::new(&dir), Mode::Copy);
+    let ready = || {
+        std::io::stdout().write_all(b"\nREADY\n").unwrap();
+        // Until the parent closes the pipe or kills this process.
+        let _ = std::io::stdin().read_line(&mut String::new());
+    };
+    match role.as_str() {
+        "hold" => {
+            let _pin = store.result(&id("a")).unwrap().unwrap();
+            let _pending = store.begin(&id("b"), Base::Result(&id("a"))).unwrap();
+            let _lease = store.cache(BStr::new("c")).unwrap();
+            ready();
+        }
+        "churn" => {
+            std::io::stdout().write_all(b"\nREADY\n").unwrap();
+            for round in 0.. {
+                let pending = store.begin(&id(&format!("churn {round}")), Base::Empty).unwrap();
+                fs::write(pending.dir().join("rootfs/whole"), round.to_string()).unwrap();
+                pending.commit().unwrap();
+            }
+        }
+        "race" => {
+            for round in 0..20 {
+                let pending = store.begin(&id(&format!("race {round}")), Base::Empty).unwrap();
+                fs::write(pending.dir().join("rootfs/file"), "x").unwrap();
+                pending.commit().unwrap();
+                store.reconcile(&[]).unwrap();
+            }
+            ready();
+        }
+        other => panic!("{other}"),
+    }
+}
+
+fn make(store: &RsyncStore, name: &str) {
+    let pending = store.begin(&id(name), Base::Empty).unwrap();
+    fs::write(pending.dir().join("rootfs/file"), name).unwrap();
+    pending.commit().unwrap();
+}
+
+#[test]
+fn a_living_process_keeps_what_it_holds_and_a_killed_one_nothing() {
+    let place = plain().unwrap();
+    let dir = place.as_ref();
+    let store = open(dir, Mode::Copy);
+    make(&store, "a");
+    let mut child = spawn(dir, "hold");
+    assert!(matches!(store.delete(&id("a")), Err(StoreError::InUse(_))));
+    assert_eq!(store.reconcile(&[id("a")]).unwrap().swept, [""; 0]);
+    assert_eq!(leftovers(dir).len(), 2, "the child's tree and lease");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(store.reconcile(&[id("a")]).unwrap().swept.len(), 2);
+    eventually_empty(dir);
+    assert!(store.delete(&id("a")).unwrap());
+}
+
+#[test]
+fn a_kill_at_any_moment_leaves_whole_results_or_none() {
+    let place = plain().unwrap();
+    let dir = place.as_ref();
+    for round in 0..5 {
+        let mut child = spawn(dir, "churn");
+        std::thread::sleep(Duration::from_millis(3 + 4 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = open(dir, Mode::Copy);
+        store.reconcile(&[]).unwrap();
+        for id in store.results().unwrap() {
+            let result = store.result(&id).unwrap().unwrap();
+            assert!(fs::read_to_string(result.rootfs().join("whole")).is_ok());
+        }
+        eventually_empty(dir);
+    }
+}
+
+#[test]
+fn processes_may_make_the_same_results_and_sweep_at_once() {
+    let place = plain().unwrap();
+    let dir = place.as_ref();
+    drop(open(dir, Mode::Copy));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut child = spawn(dir, "race");
+                drop(child.stdin.take());
+                assert!(child.wait().unwrap().success());
+            });
+        }
+    });
+    let store = open(dir, Mode::Copy);
+    assert_eq!(store.results().unwrap().len(), 20);
+    store.reconcile(&[]).unwrap();
+    eventually_empty(dir);
+}
+
+#[test]
+fn a_full_disk_is_said_and_the_store_stays_usable() {
+    let Some(place) = ext4(64) else { return };
+    let dir = place.as_ref();
+    let store = open(dir, Mode::Copy);
+    let pending = store.begin(&id("a"), Base::Empty).unwrap();
+    fs::write(pending.dir().join("rootfs/big"), vec![7; 14 << 20]).unwrap();
+    pending.commit().unwrap();
+    // What was deleted is freed in the background, so the disk is filled by what stays.
+    let filler = dir.join("filler");
+    let room = usize::try_from(store.usage().unwrap().free).unwrap();
+    fs::write(&filler, vec![7; room.saturating_sub(8 << 20)]).unwrap();
+    match store.begin(&id("b"), Base::Result(&id("a"))) {
+        Err(StoreError::Full { action, .. }) => assert!(action.contains("rootfs/big"), "{action}"),
+        Err(other) => panic!("not `Full` but: {other}"),
+        Ok(_) => panic!("the copy found room"),
+    }
+    eventually_empty(dir);
+    assert!(store.result(&id("a")).unwrap().is_some());
+    fs::remove_file(filler).unwrap();
+    store.begin(&id("b"), Base::Result(&id("a"))).unwrap().commit().unwrap();
+}
+
+#[test]
+fn hard_links_share_only_among_results() {
+    let place = plain().unwrap();
+    let store = open(place.as_ref(), Mode::Hardlink);
+    make(&store, "a");
+    let next = store.begin(&id("b"), Base::Result(&id("a"))).unwrap();
+    fs::write(next.dir().join("rootfs/new"), "x").unwrap();
+    next.commit().unwrap();
+    let inode = |name: &str| {
+        let result = store.result(&id(name)).unwrap().unwrap();
+        fs::metadata(result.rootfs().join("file")).unwrap().ino()
+    };
+    assert_eq!(inode("a"), inode("b"));
+    let writable = store.begin(&id("c"), Base::Result(&id("b"))).unwrap();
+    let meta = fs::metadata(writable.dir().join("rootfs/file")).unwrap();
+    assert_eq!(meta.nlink(), 1);
+    assert_ne!(meta.ino(), inode("a"));
+}
+
+#[test]
+fn what_obuilder_left_is_used() {
+    let place = plain().unwrap();
+    let root = place.as_ref().join("store");
+    let result = root.join("result").join(id("a").as_str());
+    fs::create_dir_all(result.join("rootfs")).unwrap();
+    fs::create_dir_all(root.join("cache/opam")).unwrap();
+    fs::write(root.join("cache/opam/file"), "theirs").unwrap();
+    fs::create_dir_all(root.join("result-tmp/0-unfinished")).unwrap();
+    let store = open(place.as_ref(), Mode::Auto);
+    assert!(store.result(&id("a")).unwrap().is_some());
+    let lease = store.cache(BStr::new("opam")).unwrap();
+    assert_eq!(fs::read_to_string(lease.dir().join("file")).unwrap(), "theirs");
+    assert!(lease.release().unwrap());
+    assert_eq!(store.reconcile(&[]).unwrap().swept.len(), 1);
+}
+
+#[test]
+fn the_store_is_private_but_lets_build_users_through() {
+    let place = plain().unwrap();
+    let root = place.as_ref().join("deep/store");
+    let store = RsyncStore::open(&root, Mode::Auto).unwrap();
+    assert_ne!(store.mode(), Mode::Auto);
+    let mode = |name: &str| fs::metadata(root.join(name)).unwrap().mode() & 0o7777;
+    assert_eq!(mode(""), 0o711);
+    for name in ["state", "result", "result-tmp", "cache", "cache-tmp"] {
+        assert_eq!(mode(name), 0o700, "{name}");
+    }
+    assert_eq!(store.location(), format!("rsync:{}", fs::canonicalize(&root).unwrap().display()));
+}
+
+/// The error of opening, with its cause.
+fn refusal(root: &Path) -> String {
+    let error = RsyncStore::open(root, Mode::Auto).err().expect("it must not open");
+    let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("{error}{cause}").replace(root.to_str().unwrap(), "ROOT")
+}
+
+#[test]
+fn what_is_no_store_is_refused_with_the_reason() {
+    let place = plain().unwrap();
+    let dir = place.as_ref();
+    fs::write(dir.join("file"), "").unwrap();
+    assert_eq!(refusal(&dir.join("file")), "failed to open the store at `ROOT`: not a directory");
+    let below = dir.join("file/below");
+    assert_eq!(refusal(&below), "failed to open the store at `ROOT`: not a directory");
+    let newer = dir.join("newer");
+    fs::create_dir_all(newer.join("state")).unwrap();
+    fs::write(newer.join("state/obuild-format"), "7\n").unwrap();
+    let error = RsyncStore::open(&newer, Mode::Auto).err().unwrap();
+    assert!(matches!(error, StoreError::Newer { found: 7, known: 1, .. }), "{error}");
+    fs::write(newer.join("state/obuild-format"), "what\n").unwrap();
+    assert!(refusal(&newer).starts_with("failed to read the store's format"));
+}
+
+#[test]
+fn a_store_that_may_not_be_written_is_refused() {
+    if rustix::process::geteuid().is_root() {
+        eprintln!("SKIP: root may write everywhere");
+        return;
+    }
+    let place = plain().unwrap();
+    let locked = place.as_ref().join("locked");
+    fs::create_dir(&locked).unwrap();
+    fs::set_permissions(&locked, Permissions::from_mode(0o555)).unwrap();
+    for root in [locked.clone(), locked.join("store")] {
+        let error = RsyncStore::open(&root, Mode::Auto).err().unwrap();
+        assert!(matches!(error, StoreError::NotWritable { .. }), "{error}");
+    }
+    fs::set_permissions(&locked, Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn reflinks_are_never_pretended() {
+    let place = plain().unwrap();
+    let found = open(place.as_ref(), Mode::Auto).mode();
+    let asked = RsyncStore::open(&place.as_ref().join("store"), Mode::Reflink);
+    match found {
+        Mode::Reflink => assert!(asked.is_ok()),
+        _ => assert!(asked.err().unwrap().to_string().starts_with("failed to clone")),
+    }
+}
