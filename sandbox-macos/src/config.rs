@@ -33,7 +33,7 @@ impl Config {
         }
     }
 
-    /// The build user's group.
+    /// The build user's group, chosen or by custom.
     pub fn gid(&self) -> u32 {
         self.gid.unwrap_or(crate::platform::user::default_gid(self.uid))
     }
@@ -44,7 +44,8 @@ impl Config {
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// `path` with `suffix` appended to its name.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

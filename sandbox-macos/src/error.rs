@@ -24,6 +24,9 @@ pub enum Error {
         "`{0}` exists and is not a tree that a build left there: move it away, or choose another home with `--home`"
     )]
     HomeTaken(PathBuf),
+    /// The step has renamed or replaced its home.
+    #[error("the tree at `{0}` has been moved away by its step")]
+    HomeGone(PathBuf),
     /// A rename between volumes.
     #[error(
         "`{from}` and `{home}` are on different volumes: choose a home on the store's volume with `--home`"
@@ -71,9 +74,9 @@ pub enum Error {
         "`{0}` in the tree is no directory (or a symlink to one), so nothing can be placed below it"
     )]
     NotADirectory(PathBuf),
-    /// Processes that outlive SIGKILL.
+    /// Processes that outlive SIGKILL, or cannot be found any more.
     #[error(
-        "processes of the step survive SIGKILL: {0}; the tree stays at its home until they are gone"
+        "processes of the step may be alive: {0}; the tree stays at its home until the next step clears it"
     )]
     Survivors(String),
     /// The wait for a lock was cancelled; no failure, and never seen outside.

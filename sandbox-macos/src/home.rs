@@ -134,6 +134,7 @@ impl Placed<'_> {
     fn undo(&mut self) -> Result<()> {
         self.done = true;
         let config = self.home.config;
+        self.check_identity()?;
         let taken = self.mounts.take().map_or(Ok(()), Mounts::take_out);
         if std::mem::take(&mut self.in_place) {
             tree::rename(&config.home, &self.tree).map_err(Error::io(format!(
@@ -145,6 +146,16 @@ impl Placed<'_> {
         tree::remove(&config.beside(".tmp"))?;
         self.home.lock.set_text("")?;
         taken
+    }
+}
+
+impl Placed<'_> {
+    /// A step that may write to the home's parent may have put something else in the home's place.
+    fn check_identity(&self) -> Result<()> {
+        let home = &self.home.config.home;
+        let found = home.symlink_metadata();
+        let same = found.is_ok_and(|found| identity(&found) == self.home.lock.text());
+        if self.in_place && !same { Err(Error::HomeGone(home.clone())) } else { Ok(()) }
     }
 }
 

@@ -18,8 +18,6 @@ use crate::platform;
 
 /// How long a process may take to die of SIGKILL before it counts as unkillable.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Rounds after which we look more closely at what is still there.
-const QUICK_ROUNDS: u32 = 3;
 
 /// A started command whose processes are killed when this is dropped.
 pub(crate) struct Leash {
@@ -82,7 +80,12 @@ impl Leash {
                 self.wait(&running)?;
                 let mut word = [0; size_of::<c_int>()];
                 let told = File::from(status).read_exact(&mut word);
-                running.reap().and(told).map(|()| c_int::from_ne_bytes(word))
+                let reaped = running.reap();
+                if told.is_err() {
+                    let what = "their keeper was killed, so nobody knows which live";
+                    return Err(Error::Survivors(what.to_owned()));
+                }
+                reaped.map(|_| c_int::from_ne_bytes(word))
             }
             (None, None) => running.reap(),
         };
@@ -110,24 +113,19 @@ impl Drop for Leash {
 pub(crate) fn everything_of(uid: u32) -> Result<()> {
     let started = Instant::now();
     let mut pause = Duration::from_micros(200);
-    for round in 1.. {
-        if !become_and_kill(uid)? {
-            return Ok(());
+    while become_and_kill(uid)? {
+        // Zombies do no harm, and where nobody reaps them they stay.
+        let alive = platform::alive::list(uid);
+        if alive.is_empty() {
+            break;
         }
-        if round >= QUICK_ROUNDS {
-            // Zombies do no harm, and where nobody reaps them they stay.
-            let alive = platform::alive::list(uid);
-            if alive.is_empty() {
-                return Ok(());
-            }
-            if started.elapsed() > PATIENCE {
-                return Err(Error::Survivors(alive.join(", ")));
-            }
+        if started.elapsed() > PATIENCE {
+            return Err(Error::Survivors(alive.join(", ")));
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
-    unreachable!("the loop only ends by returning")
+    Ok(())
 }
 
 /// One round: a child becomes the user and signals everything it may. Says whether it was not alone.

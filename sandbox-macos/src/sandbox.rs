@@ -118,6 +118,9 @@ impl BuildUserSandbox {
     ) -> Result<Outcome> {
         let never = Cancel::new();
         let cancel = if let Screen::Log(_, cancel) = screen { cancel } else { &never };
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
         let mut held = self.lock_user(cancel, waiting)?;
         let owner = held.as_ref().map(|(_, user)| user.owner);
         let home = Home::acquire(&self.config, cancel, waiting)?;
@@ -232,7 +235,7 @@ impl BuildUserSandbox {
                 "not root: steps run as you, and can read and write everything you can".to_owned(),
             );
         }
-        if !self.root || !platform::child::ISOLATES_NETWORK || self.network.get() == Some(&false) {
+        if !self.root || !*self.network.get_or_init(can_isolate_network) {
             weaknesses
                 .push("steps without `(network host)` reach the network all the same".to_owned());
         }
@@ -300,6 +303,18 @@ impl Sandbox for BuildUserSandbox {
         self.check(step)?;
         self.run_on(step, tree, &Screen::Terminal, &|_| {}).map_err(during("run the step"))
     }
+}
+
+/// Tries it in a child.
+fn can_isolate_network() -> bool {
+    let try_it = || {
+        // SAFETY: ends this process.
+        unsafe { libc::_exit(platform::child::isolate_network()) }
+    };
+    // SAFETY: the child only makes system calls and never returns.
+    let tried = unsafe { crate::launch::fork(try_it) };
+    let status = tried.and_then(|pid| Running { pid, keeper: None }.reap());
+    platform::child::ISOLATES_NETWORK && status.is_ok_and(|status| status == 0)
 }
 
 /// A program that cannot be executed is a failing command, as in a shell.

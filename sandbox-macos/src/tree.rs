@@ -6,7 +6,6 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::Path;
 
 use obuilder_core::step::Owner;
-use rustix::fs::CWD;
 
 use crate::error::{Error, Result};
 
@@ -71,13 +70,14 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     if error.kind() != io::ErrorKind::PermissionDenied {
         return Err(error);
     }
-    let mode = from.symlink_metadata()?.mode() & 0o7777;
-    if mode & 0o700 == 0o700 {
+    let found = from.symlink_metadata()?;
+    let mode = found.mode() & 0o7777;
+    if !found.is_dir() || mode & 0o700 == 0o700 {
         return Err(error);
     }
-    rustix::fs::chmodat(CWD, from, (mode | 0o700).into(), rustix::fs::AtFlags::empty())?;
+    fs::set_permissions(from, Permissions::from_mode(mode | 0o700))?;
     let renamed = fs::rename(from, to);
     let now = if renamed.is_ok() { to } else { from };
-    rustix::fs::chmodat(CWD, now, mode.into(), rustix::fs::AtFlags::empty())?;
+    fs::set_permissions(now, Permissions::from_mode(mode))?;
     renamed
 }

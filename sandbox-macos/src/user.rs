@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::unistd::{Uid, User};
 use obuilder_core::step::Owner;
 
-use crate::config::Config;
+use crate::config::{Config, beside};
 use crate::error::{Error, Result};
 use crate::platform;
 
@@ -70,11 +70,23 @@ fn find(config: &Config) -> Result<Option<BuildUser>> {
         let what = format!("`{name}` has uid {}: use `--uid {0}` or another name", found.uid);
         return Err(clash(config, &what));
     }
+    if let Some(what) = a_persons_home(config, &found.dir) {
+        return Err(clash(config, &what));
+    }
     let owner = Owner { uid, gid: config.gid() };
     Ok(Some(BuildUser { name: found.name, owner, registered_home: found.dir }))
 }
 
-fn clash(config: &Config, what: &str) -> Error {
+/// All of a build user's processes are killed, so somebody who lives here must never be taken for one.
+fn a_persons_home(config: &Config, registered: &Path) -> Option<String> {
+    let ours = registered == config.home || beside(registered, ".lock").exists();
+    (!ours && registered.is_dir()).then(|| {
+        let (name, home) = (&config.user_name, registered.display());
+        format!("`{name}` has a home of its own, `{home}`, and so is no build user: choose another name and uid")
+    })
+}
+
+pub(crate) fn clash(config: &Config, what: &str) -> Error {
     Error::UserClash { name: config.user_name.clone(), uid: config.uid, clash: what.to_owned() }
 }
 
@@ -87,7 +99,8 @@ pub(crate) fn tool(
     let line = || format!("{program} {}", arguments.join(" "));
     for attempt in 1.. {
         let mut command = Command::new(program);
-        let output = command.args(arguments).stdin(Stdio::null()).output();
+        command.env("LC_ALL", "C").args(arguments).stdin(Stdio::null());
+        let output = command.output();
         let output = output.map_err(Error::io(format!("run `{}`", line())))?;
         if output.status.success() {
             return Ok(());

@@ -161,6 +161,9 @@ impl Sandbox for ShellSandbox {
         _waiting: &dyn Fn(&str),
     ) -> Result<Outcome, SandboxError> {
         let prepared = self.prepare(step, tree)?;
+        if cancel.is_cancelled() {
+            return Ok(Outcome::Cancelled);
+        }
         let (output, write) = io::pipe().map_err(failed("make a pipe"))?;
         let mut command = self.command(step, tree, &prepared);
         let error = write.try_clone().map_err(failed("make a pipe"))?;

@@ -1,8 +1,8 @@
 //! Users by `useradd` and `userdel` (package `passwd`).
 
 use crate::config::Config;
-use crate::error::Result;
-use crate::user::tool;
+use crate::error::{Error, Result};
+use crate::user::{clash, tool};
 
 /// A group of its own, of the same number.
 pub(crate) fn default_gid(uid: u32) -> u32 {
@@ -13,25 +13,33 @@ pub(crate) fn default_gid(uid: u32) -> u32 {
 pub(crate) fn create(config: &Config) -> Result<()> {
     let (uid, gid) = (config.uid.to_string(), config.gid().to_string());
     let group = nix::unistd::Group::from_gid(config.gid().into());
-    if !matches!(group, Ok(Some(_))) {
-        run("groupadd", &["--gid", &gid, &config.user_name])?;
+    let group = group.map_err(|error| Error::io(format!("look up group {gid}"))(error))?;
+    match group {
+        None => run("/usr/sbin/groupadd", &["--gid", &gid, &config.user_name])?,
+        // Nobody has chosen this group, and it may open doors.
+        Some(group) if config.gid.is_none() && group.name != config.user_name => {
+            let what =
+                format!("gid {gid} belongs to `{}`: choose another with `--uid`", group.name);
+            return Err(clash(config, &what));
+        }
+        Some(_) => {}
     }
     let home = config.home.to_string_lossy();
     // A system user gets no subordinate ids, no mail box and no home of its own; without a password it is locked.
     let account = ["--system", "--no-create-home", "--no-log-init", "--shell", "/bin/sh"];
     let person =
         ["--uid", &uid, "--gid", &gid, "--home-dir", &home, "--comment", "obuild build user"];
-    run("useradd", &[&account[..], &person, &[config.user_name.as_str()]].concat())
+    run("/usr/sbin/useradd", &[&account[..], &person, &[config.user_name.as_str()]].concat())
 }
 
 /// Removes the user and its group.
 pub(crate) fn remove(config: &Config) -> Result<()> {
-    run("userdel", &[&config.user_name])?;
+    run("/usr/sbin/userdel", &[&config.user_name])?;
     let group = nix::unistd::Group::from_name(&config.user_name);
     match group {
         // `userdel` removes it in most configurations.
         Ok(Some(group)) if group.gid.as_raw() == config.gid() => {
-            run("groupdel", &[&config.user_name])
+            run("/usr/sbin/groupdel", &[&config.user_name])
         }
         _ => Ok(()),
     }

@@ -1,6 +1,7 @@
 //! Sandboxes with build users of their own, removed afterwards.
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "only tests use this")]
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -34,6 +35,21 @@ impl TestUser {
 
     pub(crate) fn sandbox(&self) -> BuildUserSandbox {
         BuildUserSandbox::new(self.config.clone()).unwrap()
+    }
+
+    /// A sandbox of this user, with room for trees. The user must outlive it.
+    pub(crate) fn fixture(&self) -> Fixture {
+        let scratch = self.dir().join("scratch");
+        fs::create_dir_all(&scratch).unwrap();
+        let (sandbox, root) = (Box::new(self.sandbox()), self.config.home.clone());
+        Fixture { sandbox, scratch, root, guard: Box::new(()) }
+    }
+
+    /// What stands beside the home, but for the locks and what tests make.
+    pub(crate) fn left_behind(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| !["scratch", "locks", "home.lock"].contains(&name.as_str())).collect()
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -71,10 +87,20 @@ pub(crate) fn needs_root() -> bool {
     is_root()
 }
 
+/// For the conformance suite.
 pub(crate) fn fixture() -> Option<Fixture> {
     let user = TestUser::new();
-    let scratch = user.dir().join("scratch");
-    fs::create_dir(&scratch).unwrap();
-    let root = user.config.home.clone();
-    Some(Fixture { sandbox: Box::new(user.sandbox()), scratch, root, guard: Box::new(user) })
+    let fixture = user.fixture();
+    Some(Fixture { guard: Box::new(user), ..fixture })
+}
+
+/// An error with all its sources.
+pub(crate) fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
 }

@@ -1,0 +1,311 @@
+//! What a step, or a killed `obuild`, leaves behind: nothing.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "only tests are here"
+)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use common::{TestUser, is_root, needs_root, told};
+use obuilder_core::error::SandboxError;
+use obuilder_core::step::{CacheMount, Outcome, SecretMount, Step};
+use obuilder_core::testing::sandbox::step;
+use obuilder_core::{BuildLog, Cancel, Sandbox};
+use sandbox_macos::{BuildUserSandbox, Config};
+
+const LONG: Duration = Duration::from_secs(20);
+
+fn secret(target: &str, value: &str) -> SecretMount {
+    SecretMount { id: "s".into(), target: target.into(), value: value.into() }
+}
+
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < LONG, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn secrets_outside_the_home_are_in_their_directory_alone() {
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    let mut step = step(
+        "cd $OBUILDER_SECRETS_DIR && stat -c '%a %U' . one && cat one two; [ ! -e /run/secrets/one ]",
+    );
+    step.secrets = vec![secret("/run/secrets/one", "1\n"), secret("in/the/home/two", "2\n")];
+    fixture.sandbox.check(&step).unwrap();
+    let tree = fixture.tree("tree");
+    let (outcome, text) = fixture.run(&step, &tree);
+    let name = if is_root() { user.config.user_name.clone() } else { whoami() };
+    assert_eq!((outcome, text), (Outcome::Exited(0), format!("700 {name}\n400 {name}\n1\n2\n")));
+    assert_eq!(fs::read_dir(&tree).unwrap().count(), 0);
+    assert_eq!(user.left_behind(), Vec::<String>::new());
+    step.secrets.push(secret("/elsewhere/one", "3"));
+    let error = fixture.sandbox.check(&step).unwrap_err();
+    assert_eq!(error.to_string(), "two secrets have the target `one`");
+}
+
+fn whoami() -> String {
+    nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name
+}
+
+#[test]
+fn a_cache_outside_the_home_is_refused_with_a_hint() {
+    let user = TestUser::new();
+    let mut step = step("true");
+    step.caches = vec![CacheMount { id: "c".into(), dir: "".into(), target: "/var/cache".into() }];
+    let Err(SandboxError::Unsupported { what, hint }) = user.sandbox().check(&step) else {
+        panic!("it was not refused");
+    };
+    let home = user.config.home.display();
+    assert_eq!(what, format!("cache target `/var/cache` is outside the home `{home}`"));
+    assert!(hint.contains(&format!("below `{home}`")), "{hint}");
+    step.caches[0].target = "/usr/local/cache".into();
+    user.sandbox().check(&step).unwrap();
+}
+
+#[test]
+fn planted_symlinks_lead_nobody_out_of_the_tree() {
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    let (tree, outside) = (fixture.tree("tree"), user.dir().join("scratch/outside"));
+    fs::create_dir_all(outside.join("c")).unwrap();
+    fs::write(outside.join("one"), "not a secret").unwrap();
+    std::os::unix::fs::symlink(&outside, tree.join("link")).unwrap();
+    let lease = user.dir().join("scratch/lease");
+    fs::create_dir(&lease).unwrap();
+    let mut cached = step("true");
+    cached.caches =
+        vec![CacheMount { id: "c".into(), dir: lease.clone(), target: "link/c".into() }];
+    let mut shown = step("true");
+    shown.secrets = vec![secret("link/one", "a secret")];
+    for step in [&cached, &shown] {
+        let log = BuildLog::from_file(tempfile::tempfile().unwrap());
+        let refused = fixture.sandbox.run(step, &tree, &log, &Cancel::new(), &|_| {});
+        let error = told(&refused.unwrap_err());
+        assert!(error.contains("`link` in the tree is no directory"), "{error}");
+    }
+    // A link that comes while the step runs: what is outside is neither taken for the cache nor for the secret.
+    let plant = format!("mv sub moved && ln -s {} sub", outside.display());
+    let mut planted = step(&plant);
+    planted.caches = vec![CacheMount { target: "sub/c".into(), ..cached.caches[0].clone() }];
+    planted.secrets = vec![secret("sub/one", "a secret")];
+    assert_eq!(fixture.run(&planted, &tree).0, Outcome::Exited(0));
+    assert_eq!(fs::read_to_string(outside.join("one")).unwrap(), "not a secret");
+    assert!(outside.join("c").is_dir() && lease.is_dir() && tree.is_dir());
+    assert_eq!(user.left_behind(), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_cache_or_secret_covers_comes_back() {
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    let tree = fixture.tree("tree");
+    fs::create_dir_all(tree.join("a/cache")).unwrap();
+    fs::write(tree.join("a/cache/own"), "own").unwrap();
+    fs::write(tree.join("a/one"), "own").unwrap();
+    let lease = user.dir().join("scratch/lease");
+    fs::create_dir(&lease).unwrap();
+    let mut step = step("cat a/one; rm -rf a; mkdir a; echo x > a/one");
+    step.caches = vec![CacheMount { id: "c".into(), dir: lease.clone(), target: "a/cache".into() }];
+    step.secrets = vec![secret("a/one", "secret\n")];
+    assert_eq!(fixture.run(&step, &tree), (Outcome::Exited(0), "secret\n".into()));
+    assert_eq!(fs::read_to_string(tree.join("a/cache/own")).unwrap(), "own");
+    assert_eq!(fs::read_to_string(tree.join("a/one")).unwrap(), "own");
+    assert!(lease.is_dir(), "a lease is there again, though the step has removed the cache");
+}
+
+#[test]
+fn a_second_step_says_what_it_waits_for_and_can_be_cancelled() {
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    let (first, second) = (fixture.tree("first"), fixture.tree("second"));
+    let cancel = Cancel::new();
+    let told = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| fixture.run_with(&step("sleep 1000"), &first, &cancel).0);
+        until("the first step runs", || user.config.home.exists());
+        let impatient = Cancel::new();
+        let log = BuildLog::from_file(tempfile::tempfile().unwrap());
+        let waiting = |what: &str| {
+            told.lock().unwrap().push(what.to_owned());
+            impatient.cancel();
+        };
+        // Another process would have a sandbox of its own.
+        let outcome = user.sandbox().run(&step("true"), &second, &log, &impatient, &waiting);
+        assert_eq!(outcome.unwrap(), Outcome::Cancelled);
+        cancel.cancel();
+        assert_eq!(running.join().unwrap(), Outcome::Cancelled);
+    });
+    let told = told.into_inner().unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("waiting for "), "{told:?}");
+}
+
+/// Where the process that is to be killed finds its settings.
+const VICTIM: &str = "OBUILD_TEST_VICTIM";
+
+/// No test, but what [`a_killed_run_is_cleared_by_the_next`] runs in a process of its own.
+#[test]
+fn victim() {
+    let Ok(settings) = std::env::var(VICTIM) else { return };
+    let [dir, uid] = settings.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    let sandbox =
+        BuildUserSandbox::new(victims_config(Path::new(dir), uid.parse().unwrap())).unwrap();
+    let log = BuildLog::from_file(tempfile::tempfile().unwrap());
+    let step = victims_step(Path::new(dir));
+    sandbox
+        .run(&step, &Path::new(dir).join("scratch/tree/rootfs"), &log, &Cancel::new(), &|_| {})
+        .unwrap();
+}
+
+fn victims_config(dir: &Path, uid: u32) -> Config {
+    let mut config = Config::new(dir.join("home"));
+    (config.uid, config.user_name, config.lock_dir) = (uid, format!("obt{uid}"), dir.join("locks"));
+    config
+}
+
+fn victims_step(dir: &Path) -> Step {
+    let mut step = step(
+        "trap '' TERM HUP; mkfifo alive; exec 3<>alive; (setsid sleep 1000 &); echo x > ready; sleep 1000",
+    );
+    step.secrets = vec![secret("one", "1")];
+    let lease = dir.join("scratch/lease");
+    fs::create_dir_all(&lease).unwrap();
+    step.caches = vec![CacheMount { id: "c".into(), dir: lease, target: "cache".into() }];
+    step
+}
+
+#[test]
+fn a_killed_run_is_cleared_by_the_next() {
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    fixture.tree("tree");
+    let home = &user.config.home;
+    let mut victim = Command::new(std::env::current_exe().unwrap());
+    victim.args(["--exact", "victim", "--nocapture"]).stdout(Stdio::null()).stderr(Stdio::null());
+    victim.env(VICTIM, format!("{} {}", user.dir().display(), user.config.uid));
+    let mut victim = victim.spawn().unwrap();
+    until("the victim's step runs", || home.join("ready").exists());
+    // Held open, the pipe is still there to ask when the tree has been removed.
+    let alive = fs::File::options().read(true).write(true).open(home.join("alive")).unwrap();
+    drop(alive);
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    assert!(home.join("ready").exists());
+    let next = fixture.run(&step("ls -A; ps -o pid= -u $(id -u) | wc -l"), &fixture.tree("next"));
+    assert_eq!(next.0, Outcome::Exited(0));
+    if is_root() {
+        // The shell, ps and wc; zombies may stay for as long as nobody reaps them.
+        let alive = sleepers(user.config.uid);
+        assert_eq!(alive, 0, "a sleeper of the killed step lives");
+    }
+    assert!(!next.1.contains("ready"), "{}", next.1);
+    assert_eq!(user.left_behind(), Vec::<String>::new());
+}
+
+fn sleepers(uid: u32) -> usize {
+    let ps =
+        Command::new("ps").args(["-o", "stat=,comm=", "-u", &uid.to_string()]).output().unwrap();
+    let text = String::from_utf8(ps.stdout).unwrap();
+    text.lines().filter(|line| line.contains("sleep") && !line.starts_with('Z')).count()
+}
+
+#[test]
+fn a_killed_run_takes_its_step_with_it_when_not_root() {
+    if is_root() {
+        return eprintln!("SKIP: only without root does a keeper stand by");
+    }
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    fixture.tree("tree");
+    let mut victim = Command::new(std::env::current_exe().unwrap());
+    victim.args(["--exact", "victim", "--nocapture"]).stdout(Stdio::null()).stderr(Stdio::null());
+    victim.env(VICTIM, format!("{} {}", user.dir().display(), user.config.uid));
+    let mut victim = victim.spawn().unwrap();
+    let alive = user.config.home.join("alive");
+    until("the victim's step runs", || user.config.home.join("ready").exists());
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
+    let nobody = || rustix::fs::open(&alive, flags, rustix::fs::Mode::empty()).is_err();
+    until("the keeper has killed the step", nobody);
+}
+
+#[test]
+fn a_step_that_kills_its_keeper_is_an_error() {
+    if is_root() {
+        return eprintln!("SKIP: only without root does a keeper stand by");
+    }
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    let tree = fixture.tree("tree");
+    let log = BuildLog::from_file(tempfile::tempfile().unwrap());
+    let murder = step("kill -9 $PPID");
+    let refused = fixture.sandbox.run(&murder, &tree, &log, &Cancel::new(), &|_| {});
+    assert!(told(&refused.unwrap_err()).contains("their keeper was killed"));
+    assert_eq!(
+        fixture.run(&step("ls -A"), &fixture.tree("next")),
+        (Outcome::Exited(0), String::new())
+    );
+}
+
+#[test]
+fn a_fork_bomb_ends_with_its_step() {
+    if !needs_root() {
+        return;
+    }
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    let mut bomb = step("ulimit -u 200; f() { while :; do f & done; }; f 2>/dev/null; wait");
+    bomb.timeout = Some(Duration::from_millis(300));
+    let started = Instant::now();
+    let (outcome, _) = fixture.run(&bomb, &fixture.tree("tree"));
+    assert_eq!(outcome, Outcome::TimedOut(Duration::from_millis(300)));
+    assert!(started.elapsed() < LONG);
+}
+
+/// As root, the suite again as somebody who has no build user.
+#[test]
+fn all_this_holds_for_an_ordinary_user() {
+    if !needs_root() {
+        return;
+    }
+    // Somebody else may not reach the directory of the test's own program.
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let own = std::env::current_exe().unwrap();
+    let deps = own.parent().unwrap();
+    for program in ["leftovers", "build_user", "conformance", "terminal"] {
+        let Some(built) = newest(deps, program) else { continue };
+        let copy = dir.path().join(program);
+        // By another process: a test that forks meanwhile would keep our copy open, and busy.
+        assert!(Command::new("cp").args([&built, &copy]).status().unwrap().success());
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(&copy);
+        let output = command.current_dir(dir.path()).output().unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+/// The newest build of a test program of this crate.
+fn newest(deps: &Path, program: &str) -> Option<std::path::PathBuf> {
+    let entries = fs::read_dir(deps).unwrap().flatten().map(|entry| entry.path());
+    let builds = entries.filter(|path| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        let hash = name.strip_prefix(program).and_then(|rest| rest.strip_prefix('-'));
+        hash.is_some_and(|hash| !hash.contains('.'))
+    });
+    builds.max_by_key(|path| path.metadata().unwrap().modified().unwrap())
+}

@@ -1,0 +1,119 @@
+//! A shell on a real terminal.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "only tests are here"
+)]
+
+mod common;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use common::TestUser;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use obuilder_core::Sandbox;
+use obuilder_core::step::Outcome;
+use obuilder_core::testing::sandbox::step;
+use sandbox_macos::{BuildUserSandbox, Config};
+
+/// Where the process on the terminal finds its settings.
+const GUEST: &str = "OBUILD_TEST_GUEST";
+
+/// No test, but what the next one runs on a terminal.
+#[test]
+fn guest() {
+    let Ok(settings) = std::env::var(GUEST) else { return };
+    let [home, uid] = settings.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    let mut config = Config::new(home);
+    (config.uid, config.user_name) = (uid.parse().unwrap(), format!("obt{uid}"));
+    config.lock_dir = Path::new(home).with_file_name("locks");
+    let mut shell = step("");
+    shell.argv = ["/bin/bash", "--norc", "--noprofile", "-i"].map(Into::into).to_vec();
+    shell.env.push(("PS1".into(), "$ ".into()));
+    let tree = Path::new(home).with_file_name("scratch").join("tree/rootfs");
+    let outcome = BuildUserSandbox::new(config).unwrap().run_on_terminal(&shell, &tree);
+    assert_eq!(outcome.unwrap(), Outcome::Exited(7));
+    println!(
+        "the terminal is ours again: {:?}",
+        nix::unistd::tcgetpgrp(std::io::stdin()) == Ok(nix::unistd::getpgrp())
+    );
+}
+
+/// The process on the terminal; it does not outlive a test that fails.
+struct Guest(Child);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+    }
+}
+
+struct Terminal {
+    master: File,
+    seen: String,
+}
+
+impl Terminal {
+    fn type_line(&mut self, line: &str) {
+        self.master.write_all(line.as_bytes()).unwrap();
+    }
+
+    /// Reads until `text` has been shown.
+    fn expect(&mut self, text: &str) {
+        let started = Instant::now();
+        while !self.seen.contains(text) {
+            assert!(started.elapsed() < Duration::from_secs(20), "no `{text}` in {}", self.seen);
+            let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut fds, PollTimeout::from(100_u16)).unwrap() > 0 {
+                let mut buffer = [0; 4096];
+                let read = self.master.read(&mut buffer).unwrap_or(0);
+                self.seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
+            }
+        }
+        self.seen = self.seen.split_once(text).unwrap().1.to_owned();
+    }
+}
+
+#[test]
+fn an_interactive_shell_works_and_interrupts_reach_it_alone() {
+    let user = TestUser::new();
+    user.fixture().tree("tree");
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "guest", "--nocapture"]);
+    command.env(GUEST, format!("{} {}", user.config.home.display(), user.config.uid));
+    let slave = || pty.slave.try_clone().unwrap();
+    command.stdin(slave()).stdout(slave()).stderr(slave());
+    // SAFETY: only system calls between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            libc::ioctl(0, libc::TIOCSCTTY, 0);
+            Ok(())
+        });
+    }
+    let mut guest = Guest(command.spawn().unwrap());
+    drop((command, pty.slave));
+    let mut terminal = Terminal { master: File::from(pty.master), seen: String::new() };
+    terminal.type_line("echo mar''ker; touch made\n");
+    terminal.expect("marker");
+    terminal.type_line("sh -c \"echo slee''ping; exec sleep 1000\"\n");
+    terminal.expect("sleeping");
+    terminal.type_line("\x03");
+    terminal.type_line("echo af''ter=$?\n");
+    terminal.expect("after=130");
+    terminal.type_line("exit 7\n");
+    terminal.expect("the terminal is ours again: true");
+    assert!(guest.0.wait().unwrap().success());
+    assert!(user.dir().join("scratch/tree/rootfs/made").exists());
+    assert_eq!(user.left_behind(), Vec::<String>::new());
+}
