@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::io;
 
-use obuilder_core::cache::CacheError;
-use obuilder_core::error::{SandboxError, StoreError};
+use obuilder_core::cache::{CacheError, StepFailure};
+use obuilder_core::error::{FetchError, SandboxError, StoreError};
 use obuilder_core::interpreter::{self, BuildError};
 
 use crate::error::{CommandError, Kind};
@@ -20,8 +20,25 @@ impl From<BuildError> for CommandError {
         if kind != Kind::Interrupted && is_full(&error) {
             return CommandError::from_error(Kind::System, &error).hint(MAKE_ROOM);
         }
-        CommandError::from_error(kind, &error).maybe_hint(error.hint())
+        CommandError::from_error(kind, &error)
+            .maybe_hint(known_bases(&error))
+            .maybe_hint(error.hint())
     }
+}
+
+/// The base images there are, when one was asked for that is not.
+fn known_bases(error: &BuildError) -> Option<String> {
+    let fetch = match error {
+        BuildError::Base { source, .. } => source,
+        BuildError::Step { source, .. } => match &**source {
+            StepFailure::Fetch(fetch) => fetch,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let FetchError::Unknown { known, .. } = fetch else { return None };
+    let known: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
+    Some(format!("the base images are {}; --images DIR looks elsewhere", known.join(", ")))
 }
 
 const MAKE_ROOM: &str =

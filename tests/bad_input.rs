@@ -1,5 +1,7 @@
 //! What bad input gets: the message, the exit code, and that nothing is lost or left.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
 mod common;
 
 use std::fs;
@@ -38,8 +40,16 @@ fn a_missing_file() {
         .run(["build", "nowhere.scm"])
         .code(2)
         .says("error: failed to read the spec `nowhere.scm`\ncaused by: No such file");
-    it.world.run(["build"]).code(2).says("no spec is given").says("hint: write `obuild build SPEC`");
-    it.world.run(["build", "."]).code(2).says("failed to read the spec `.`").says("hint: name the spec first");
+    it.world
+        .run(["build"])
+        .code(2)
+        .says("no spec is given")
+        .says("hint: write `obuild build SPEC`");
+    it.world
+        .run(["build", "."])
+        .code(2)
+        .says("failed to read the spec `.`")
+        .says("hint: name the spec first");
     it.check();
 }
 
@@ -67,7 +77,11 @@ fn a_spec_with_errors_of_meaning() {
         ("((from scratch) (run (shel true)))", "spec.scm:1:23: ", "`shell`"),
         ("((from scratch) (run (shell a) (shell b)))", "spec.scm:1:", "shell"),
         ("((from scratch) (run (network host)))", "spec.scm:1:", "shell"),
-        ("((build dev ((from scratch))) (from scratch) (copy (from (build dve)) (src a) (dst b)))", "spec.scm:1:", "`dev`"),
+        (
+            "((build dev ((from scratch))) (from scratch) (copy (from (build dve)) (src a) (dst b)))",
+            "spec.scm:1:",
+            "`dev`",
+        ),
         ("((run (shell true)))", "spec.scm:1:", "from"),
     ] {
         let finished = it.world.build(text).code(2).says(place).says(hint);
@@ -80,11 +94,17 @@ fn a_spec_with_errors_of_meaning() {
 fn an_unknown_store() {
     let it = Survivor::new();
     let store = |url: &str| it.world.run(["build", "spec.scm", "--store", url]);
-    store("rsnyc:/tmp/x").code(2).says("error: --store: there is no kind of store `rsnyc`").says("`rsync`");
+    store("rsnyc:/tmp/x")
+        .code(2)
+        .says("error: --store: there is no kind of store `rsnyc`")
+        .says("`rsync`");
     store("zfs:tank").code(2).says("`zfs:pool` are not served yet").says("`rsync:/path`");
     store("nonsense").code(2).says("is not a store such as `rsync:/path`");
     store("rsync:relative").code(2).says("is not absolute");
-    it.world.run(["ls", "--rsync-mode", "teleport"]).code(2).says("there is no mode `teleport`; it is one of `auto`, `copy`, `hardlink`");
+    it.world
+        .run(["ls", "--rsync-mode", "teleport"])
+        .code(2)
+        .says("there is no mode `teleport`; it is one of `auto`, `copy`, `hardlink`");
     it.check();
 }
 
@@ -121,8 +141,14 @@ fn a_store_that_cannot_be_written() {
 #[test]
 fn a_context_that_is_no_directory() {
     let it = Survivor::new();
-    it.world.run(["build", "spec.scm", "spec.scm"]).code(2).says("the context `spec.scm` is no directory");
-    it.world.run(["build", "spec.scm", "nowhere"]).code(2).says("the context `nowhere` does not exist");
+    it.world
+        .run(["build", "spec.scm", "spec.scm"])
+        .code(2)
+        .says("the context `spec.scm` is no directory");
+    it.world
+        .run(["build", "spec.scm", "nowhere"])
+        .code(2)
+        .says("the context `nowhere` does not exist");
     it.check();
 }
 
@@ -130,7 +156,8 @@ fn a_context_that_is_no_directory() {
 fn a_secret_that_was_not_given() {
     let it = Survivor::new();
     let spec = "((from scratch) (run (shell \"echo before\")) (run (secrets (token (target /t))) (shell \"cat /t\")))";
-    let finished = it.world.build(spec).code(2).says("asks for the secret `token`, which was not given");
+    let finished =
+        it.world.build(spec).code(2).says("asks for the secret `token`, which was not given");
     let finished = finished.says("hint: give it with `--secret token:FILE`").prints_not("before");
     assert_eq!(finished.saved(), [""; 0]);
     let secret = |text: &str| it.world.run(["build", "spec.scm", "--secret", text]).code(2);
@@ -146,7 +173,11 @@ fn a_base_that_does_not_exist() {
         it.world.write(&format!("images/{name}/file"), "");
     }
     let finished = it.world.build("((from debian-13) (run (shell true)))").code(2);
-    finished.says("there is no base image `debian-13`").says("debian-12").says("macos-homebrew").says("scratch");
+    finished
+        .says("there is no base image `debian-13`")
+        .says("debian-12")
+        .says("macos-homebrew")
+        .says("scratch");
     it.check();
 }
 
@@ -165,7 +196,9 @@ fn an_id_that_is_unknown_or_ambiguous() {
     let it = Survivor::new();
     for command in ["log", "inspect", "shell", "delete"] {
         let run = |id: &str| it.world.run([command, id]).code(2);
-        run("feedfacefeedface").says("there is no result or failed step `feedfacefeedface`").says("`obuild ls`");
+        run("feedfacefeedface")
+            .says("there is no result or failed step `feedfacefeedface`")
+            .says("`obuild ls`");
         run("not-an-id").says("`not-an-id` is not an id");
     }
     // Of seventeen results two share their first digit.
@@ -208,7 +241,11 @@ fn a_damaged_database() {
     for name in ["db.sqlite-wal", "db.sqlite-shm"] {
         let _ = fs::remove_file(it.world.store().join("state/db").join(name));
     }
-    fs::write(database(&it.world), "this is no database, and it is long enough to look like one".repeat(100)).unwrap();
+    fs::write(
+        database(&it.world),
+        "this is no database, and it is long enough to look like one".repeat(100),
+    )
+    .unwrap();
     let finished = it.world.build(GOOD).success();
     let finished = finished.says("the index was damaged").says("set aside");
     assert_eq!(finished.saved(), [""; 0], "what the store holds was found again");

@@ -1,5 +1,7 @@
 //! `obuild build`, `plan`, `dockerfile`: what a build does and what it prints.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
 mod common;
 
 use std::fs;
@@ -24,7 +26,8 @@ fn a_build_prints_what_obuilder_prints() {
     );
     assert_eq!(first.stdout, expected);
     let second = world.build(text).success();
-    let cached = |id: &str| (format!("---> saved as \"{id}\""), format!("---> using \"{id}\" from cache"));
+    let cached =
+        |id: &str| (format!("---> saved as \"{id}\""), format!("---> using \"{id}\" from cache"));
     let (saved, using) = cached(base);
     let expected = expected.replace(&saved, &using);
     let (saved, using) = cached(step);
@@ -102,7 +105,8 @@ fn a_step_sees_a_clean_world() {
 fn images_are_directories() {
     let world = World::new();
     world.write("images/tools/bin/tool", "#!/bin/sh\necho a tool, version 1\n");
-    fs::set_permissions(world.path("images/tools/bin/tool"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(world.path("images/tools/bin/tool"), fs::Permissions::from_mode(0o755))
+        .unwrap();
     world.write("images/tools.env", "FROM_IMAGE=yes\n");
     let spec = "((from tools) (run (shell \"./bin/tool; echo $FROM_IMAGE\")))";
     let first = world.build(spec).success().prints("a tool, version 1\nyes\n");
@@ -137,7 +141,9 @@ fn a_plan_runs_nothing() {
 #[test]
 fn two_builds_of_one_step_share_it() {
     let world = World::new();
-    let spec = world.spec("((from scratch) (run (shell \"echo begun; sleep 1; date +%N > stamp; cat stamp\")))");
+    let spec = world.spec(
+        "((from scratch) (run (shell \"echo begun; sleep 1; date +%N > stamp; cat stamp\")))",
+    );
     let args = ["build", spec.to_str().unwrap()];
     let mut first = world.start(args);
     first.wait_for("begun");
@@ -152,9 +158,14 @@ fn two_builds_of_one_step_share_it() {
 #[test]
 fn a_spec_is_printed_as_a_dockerfile() {
     let world = World::new();
-    world.spec("((from busybox) (shell /bin/sh -c) (run (cache (c (target /c))) (shell \"echo x\")))");
+    world.spec(
+        "((from busybox) (shell /bin/sh -c) (run (cache (c (target /c))) (shell \"echo x\")))",
+    );
     let expected = "FROM busybox\nSHELL [ \"/bin/sh\", \"-c\" ]\nRUN echo x\n";
-    assert_eq!(world.run(["dockerfile", "-f", "spec.scm"]).success().stdout.trim_end(), expected.trim_end());
+    assert_eq!(
+        world.run(["dockerfile", "-f", "spec.scm"]).success().stdout.trim_end(),
+        expected.trim_end()
+    );
     world
         .run(["dockerfile", "--buildkit", "spec.scm"])
         .success()

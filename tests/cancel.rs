@@ -1,5 +1,7 @@
 //! Interrupts and kills: nothing half-made stays, nothing is left running, the store goes on.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
 mod common;
 
 use std::time::{Duration, Instant};

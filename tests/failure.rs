@@ -1,5 +1,7 @@
 //! A step that fails: its message, its log, its tree.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
 mod common;
 
 use common::World;
@@ -17,14 +19,24 @@ fn failed_id(world: &World) -> String {
 #[test]
 fn a_failing_step_leaves_its_log() {
     let world = World::new();
-    let finished = world.build(FAILING).code(1).says("exit status 7").says("`obuild log ").prints("one\ntwo\n");
+    let finished = world
+        .build(FAILING)
+        .code(1)
+        .says("exit status 7")
+        .says("`obuild log ")
+        .prints("one\ntwo\n");
     assert_eq!(finished.saved().len(), 2, "what came before is saved");
     let id = failed_id(&world);
     let log = world.run(["log", &id[..12]]).success();
     assert_eq!(log.stdout, "one\ntwo\n");
     world.run(["ls"]).success().prints(&id[..12]).prints("failed").prints("echo kept");
     world.run(["ls", "--failed"]).success().prints(&id[..12]).prints_not("echo kept");
-    world.run(["inspect", &id[..12]]).success().prints("failed").prints("exit status 7").prints("not kept");
+    world
+        .run(["inspect", &id[..12]])
+        .success()
+        .prints("failed")
+        .prints("exit status 7")
+        .prints("not kept");
     world.run(["shell", &id]).code(2).says("was not kept").says("--keep-failed");
     assert!(!world.store().join("result").join(&id).exists());
     world.assert_clean();
@@ -66,7 +78,10 @@ fn a_result_can_be_opened() {
 fn a_step_that_is_killed_says_by_what() {
     let world = World::new();
     let finished = world.build("((from scratch) (run (shell \"kill -SEGV $$\")))").code(1);
-    assert!(finished.stderr.contains("SIGSEGV") || finished.stderr.contains("signal 11"), "{finished:#?}");
+    assert!(
+        finished.stderr.contains("SIGSEGV") || finished.stderr.contains("signal 11"),
+        "{finished:#?}"
+    );
     world.assert_clean();
 }
 
@@ -82,7 +97,9 @@ fn a_step_has_a_time_limit() {
 #[test]
 fn what_a_step_leaves_running_is_gone() {
     let world = World::new();
-    world.build("((from scratch) (run (shell \"sleep 600 & setsid sleep 601 & echo started\")))").success();
+    world
+        .build("((from scratch) (run (shell \"sleep 600 & setsid sleep 601 & echo started\")))")
+        .success();
     world.assert_clean();
     world.build("((from scratch) (run (shell \"sleep 600 & exit 3\")))").code(1);
     world.assert_clean();

@@ -1,5 +1,7 @@
 //! `ls`, `inspect`, `log`, `delete`, `gc`, `clean`.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
 mod common;
 
 use common::{World, names};
@@ -43,10 +45,12 @@ fn nobody_reads_to_the_end() {
     let id = world.build_ok(&step("seq 1 200000"));
     let mut command = std::process::Command::new("/bin/sh");
     let obuild = world.command(["log", &id]);
-    command.args(["-c", "\"$@\" | head -n 1; exit ${PIPESTATUS:-0}", "sh"]).arg(obuild.get_program());
+    command
+        .args(["-c", "\"$@\" | head -n 1; exit ${PIPESTATUS:-0}", "sh"])
+        .arg(obuild.get_program());
     command.args(obuild.get_args());
     for (name, value) in obuild.get_envs() {
-        value.map(|value| command.env(name, value));
+        command.env(name, value.unwrap_or_default());
     }
     let output = command.output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n");
@@ -78,7 +82,9 @@ fn gc_says_why_it_keeps_what_it_keeps() {
     let new = world.build_ok(&step("echo small"));
     let dry = world.run(["gc", "--dry-run", "--max-size=1M"]).success();
     let dry = dry.prints(&format!("would delete {}", &old[..12])).prints("kept ");
-    assert!(dry.stdout.lines().filter(|line| line.starts_with("kept ")).all(|line| line.contains(": ")));
+    assert!(
+        dry.stdout.lines().filter(|line| line.starts_with("kept ")).all(|line| line.contains(": "))
+    );
     assert_eq!(results(&world).len(), 3, "a dry run deletes nothing");
     world.run(["gc", "--max-size=1M"]).success().prints(&format!("deleted {}", &old[..12]));
     let left = results(&world);

@@ -1,5 +1,7 @@
 //! The command lines that OBuilder's users have.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
 mod common;
 
 use common::World;
@@ -14,7 +16,16 @@ fn build_takes_obuilders_flags() {
     command
         .env_remove("OBUILD_STORE")
         .arg(format!("--store=rsync:{}", other.display()))
-        .args(["--rsync-mode=copy", "--no-fuse", "--brew-path", "/opt", "--fallback", "/x", "--fuse-path", "/y"])
+        .args([
+            "--rsync-mode=copy",
+            "--no-fuse",
+            "--brew-path",
+            "/opt",
+            "--fallback",
+            "/x",
+            "--fuse-path",
+            "/y",
+        ])
         .args(["--scoreboard", "/z"])
         .arg(format!("--secret=one:{}", secret.display()));
     let finished = common::Running::start(command).finish().success().prints("hidden---> saved as");
@@ -29,11 +40,21 @@ fn the_user_may_be_chosen() {
         return;
     }
     let world = World::new();
-    let uid = world.command(["x"]).get_envs().find(|(name, _)| *name == "OBUILD_UID").unwrap().1.unwrap().to_owned();
+    let uid = world
+        .command(["x"])
+        .get_envs()
+        .find(|(name, _)| *name == "OBUILD_UID")
+        .unwrap()
+        .1
+        .unwrap()
+        .to_owned();
     world.spec("((from scratch) (run (shell \"id -u\")))");
     let mut command = world.command(["build", "-f", "spec.scm", ".", "--uid"]);
     command.arg(&uid).env_remove("OBUILD_UID");
-    common::Running::start(command).finish().success().prints(&format!("\n{}\n", uid.to_str().unwrap()));
+    common::Running::start(command)
+        .finish()
+        .success()
+        .prints(&format!("\n{}\n", uid.to_str().unwrap()));
     world.run(["build", "-f", "spec.scm", ".", "--uid", "0"]).code(2).says("must not be root");
 }
 

@@ -1,5 +1,7 @@
 //! The views: `plain` is tested with the builds, here are `json` and the terminal's.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
 mod common;
 
 use std::fs::File;
@@ -43,7 +45,8 @@ fn json_is_one_event_a_line() {
 fn json_tells_of_failures() {
     let world = World::new();
     let spec = world.spec("((from scratch) (run (shell \"exit 4\")))");
-    let finished = world.run(["build", "--progress=json", spec.to_str().unwrap()]).code(1).says("error: ");
+    let finished =
+        world.run(["build", "--progress=json", spec.to_str().unwrap()]).code(1).says("error: ");
     let all = events(&finished.stdout);
     let last = all.last().unwrap();
     assert_eq!((&last["event"], &last["kind"]), (&"error".into(), &"step".into()));
@@ -100,7 +103,9 @@ fn a_terminal_shows_steps_and_a_summary() {
     let spec = "((from scratch) (run (shell \"echo first; sleep 0.4; echo last\")))";
     let (seen, code) = on_terminal(&world, spec, &[]);
     assert_eq!(code, 0, "{seen}");
-    for part in ["✓", "(from scratch)", "│ ", "first", "2 steps done in ", "0 cached, 2 built", "Got: \""] {
+    for part in
+        ["✓", "(from scratch)", "│ ", "first", "2 steps done in ", "0 cached, 2 built", "Got: \""]
+    {
         assert!(seen.contains(part), "{part:?} is not in {seen}");
     }
     let (seen, _) = on_terminal(&world, spec, &[]);

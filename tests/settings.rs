@@ -1,5 +1,7 @@
 //! Flags, variables, the configuration file, help.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
 mod common;
 
 use common::{Running, World};
@@ -8,7 +10,10 @@ use common::{Running, World};
 fn the_configuration_file_gives_defaults() {
     let world = World::new();
     let other = world.path("other");
-    world.write("config.toml", format!("# ours\nstore = 'rsync:{}'\nprogress = 'json'\n", other.display()));
+    world.write(
+        "config.toml",
+        format!("# ours\nstore = 'rsync:{}'\nprogress = 'json'\n", other.display()),
+    );
     let spec = world.spec("((from scratch) (run (shell \"echo x\")))");
     let mut command = world.command(["build", spec.to_str().unwrap()]);
     command.env_remove("OBUILD_STORE").env_remove("OBUILD_PROGRESS");
@@ -36,9 +41,14 @@ fn help_says_what_is_in_force() {
     ] {
         assert!(help.contains(&part), "{part:?} is not in\n{help}");
     }
-    for command in ["plan", "ls", "log", "inspect", "shell", "delete", "gc", "clean", "healthcheck", "doctor"] {
+    for command in
+        ["plan", "ls", "log", "inspect", "shell", "delete", "gc", "clean", "healthcheck", "doctor"]
+    {
         let finished = world.run([command, "--help"]).success();
-        assert!(squeeze(&finished.stdout).contains("from $OBUILD_STORE]"), "{command}: {finished:#?}");
+        assert!(
+            squeeze(&finished.stdout).contains("from $OBUILD_STORE]"),
+            "{command}: {finished:#?}"
+        );
     }
     let top = world.run(["--help"]).success();
     let top = top.prints("130  interrupted");
@@ -49,18 +59,24 @@ fn help_says_what_is_in_force() {
 fn mistakes_in_the_configuration_are_placed() {
     let world = World::new();
     let file = world.write("config.toml", "uid = 705\nsotre = 'rsync:/x'\n");
-    world
-        .run(["ls"])
-        .code(2)
-        .says(&format!("error: {}:2: there is no setting `sotre`\nhint: did you mean `store`?\n", file.display()));
+    world.run(["ls"]).code(2).says(&format!(
+        "error: {}:2: there is no setting `sotre`\nhint: did you mean `store`?\n",
+        file.display()
+    ));
     world.write("config.toml", "uid = \n");
     world.run(["ls"]).code(2).says(&format!("{}:1: ", file.display()));
     world.write("config.toml", "home = 'relative'\n");
     world.run(["ls"]).code(2).says(":1: `home`: `relative` is not an absolute path");
-    world.run(["ls", "--config", "nowhere.toml"]).code(2).says("the configuration file `nowhere.toml`");
+    world
+        .run(["ls", "--config", "nowhere.toml"])
+        .code(2)
+        .says("the configuration file `nowhere.toml`");
     let mut command = world.command(["ls"]);
     command.env("OBUILD_UID", "many").env("OBUILD_CONFIG", "");
-    Running::start(command).finish().code(2).says("`uid` (from $OBUILD_UID): `many` is not a user number");
+    Running::start(command)
+        .finish()
+        .code(2)
+        .says("`uid` (from $OBUILD_UID): `many` is not a user number");
     assert!(!world.store().exists());
 }
 
@@ -77,7 +93,9 @@ fn nothing_is_needed_to_begin() {
     }
     let mut command = world.command(["build", spec.to_str().unwrap()]);
     let names = ["STORE", "IMAGES", "CONFIG", "UID", "USER_PREFIX", "PROGRESS"];
-    names.iter().for_each(|name| drop(command.env_remove(format!("OBUILD_{name}"))));
+    for name in names {
+        command.env_remove(format!("OBUILD_{name}"));
+    }
     let id = Running::start(command).finish().success().got();
     let place = if cfg!(target_os = "macos") { ".obuild" } else { ".local/share/obuild" };
     assert!(world.path("user").join(place).join("store/result").join(id).is_dir());
@@ -97,7 +115,10 @@ fn the_small_commands() {
     world.run(["man", "--dir", pages.to_str().unwrap()]).success();
     let pages = common::names(&pages);
     assert!(pages.contains(&"obuild-build.1".to_owned()), "{pages:?}");
-    world.run(["man", "--dir", "nowhere"]).code(3).says("failed to write manual pages to `nowhere`");
+    world
+        .run(["man", "--dir", "nowhere"])
+        .code(3)
+        .says("failed to write manual pages to `nowhere`");
     assert!(!world.store().exists(), "none of these needs a store");
 }
 
@@ -105,7 +126,8 @@ fn the_small_commands() {
 fn doctor_says_what_is_in_force() {
     let world = World::new();
     let doctor = world.run(["doctor"]).success();
-    let doctor = doctor.prints("isolation").prints("free space").prints("is made by the first build");
+    let doctor =
+        doctor.prints("isolation").prints("free space").prints("is made by the first build");
     assert!(!world.store().exists(), "looking changes nothing: {doctor:#?}");
     world.build_ok("((from scratch) (run (shell \"echo x\")))");
     world.run(["doctor"]).success().prints("mode ");

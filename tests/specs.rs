@@ -1,5 +1,7 @@
 //! Every example spec builds, and the second time comes from the cache.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
 mod common;
 
 use std::path::{Path, PathBuf};
@@ -83,11 +85,15 @@ fn c_program() {
 
 #[test]
 fn every_spec_has_a_test_and_says_how_to_run_it() {
-    let tests = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file!())).unwrap();
+    let tests =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file!())).unwrap();
     for name in names(&specs()).iter().filter(|name| name.ends_with(".scm")) {
         assert!(tests.contains(&format!("check(\"{name}\"")), "no test builds {name}");
         let text = std::fs::read_to_string(specs().join(name)).unwrap();
         assert!(text.starts_with("; "), "{name} does not begin with what it shows");
-        assert!(text.contains(&format!("obuild build specs/{name}")), "{name} does not say how to run it");
+        assert!(
+            text.contains(&format!("obuild build specs/{name}")),
+            "{name} does not say how to run it"
+        );
     }
 }

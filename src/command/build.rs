@@ -124,10 +124,13 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Done {
 pub(crate) fn secrets(given: &[String]) -> Result<Vec<(BString, BString)>, CommandError> {
     let mut all: Vec<(BString, BString)> = Vec::new();
     for text in given {
-        let (id, file) = text.split_once(':').filter(|(id, file)| !id.is_empty() && !file.is_empty()).ok_or_else(|| {
-            CommandError::usage(format!("`{text}` is not a secret of the form ID:FILE"))
-                .hint("write `--secret token:./token.txt`")
-        })?;
+        let (id, file) = text
+            .split_once(':')
+            .filter(|(id, file)| !id.is_empty() && !file.is_empty())
+            .ok_or_else(|| {
+                CommandError::usage(format!("`{text}` is not a secret of the form ID:FILE"))
+                    .hint("write `--secret token:./token.txt`")
+            })?;
         if all.iter().any(|(other, _)| other == id) {
             return Err(CommandError::usage(format!("the secret `{id}` is given twice")));
         }

@@ -10,7 +10,9 @@ use crate::output;
 
 /// Print a completion script for a shell
 #[derive(Debug, clap::Args)]
-#[command(after_help = "For bash: obuild completions bash > ~/.local/share/bash-completion/completions/obuild")]
+#[command(
+    after_help = "For bash: obuild completions bash > ~/.local/share/bash-completion/completions/obuild"
+)]
 pub(crate) struct Args {
     /// Which shell
     shell: Shell,

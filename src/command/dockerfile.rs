@@ -48,9 +48,8 @@ pub(crate) fn run(args: &Args) -> Done {
         Escape::Windows => dockerfile::Escape::Windows,
     };
     let options = Options { buildkit: args.buildkit, escape };
-    let text = dockerfile::dockerfile(&spec_file::read(file)?, options).map_err(|error| {
-        CommandError::from_error(crate::error::Kind::Usage, &error)
-    })?;
+    let text = dockerfile::dockerfile(&spec_file::read(file)?, options)
+        .map_err(|error| CommandError::from_error(crate::error::Kind::Usage, &error))?;
     output::write(&text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -90,7 +90,8 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
 fn text(checks: &[Check]) -> String {
     let rows = checks.iter().flat_map(|check| {
         let row = [check.status.to_string(), check.name.to_owned(), check.finding.clone()];
-        let hint = check.hint.iter().map(|hint| [String::new(), String::new(), format!("→ {hint}")]);
+        let hint =
+            check.hint.iter().map(|hint| [String::new(), String::new(), format!("→ {hint}")]);
         [row].into_iter().chain(hint)
     });
     columns(&rows.collect::<Vec<_>>())

@@ -43,8 +43,9 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
         older_than: settings.older_than(),
     };
     if limits == GcLimits::default() {
-        return Err(CommandError::usage("no limit is set, so there is nothing to do")
-            .hint("give --max-size, --min-free or --older-than; `obuild clean` deletes everything"));
+        return Err(CommandError::usage("no limit is set, so there is nothing to do").hint(
+            "give --max-size, --min-free or --older-than; `obuild clean` deletes everything",
+        ));
     }
     let report = session::cache(settings)?.gc(&limits, args.dry_run)?;
     finish(&report, args.dry_run, args.json)

@@ -28,7 +28,8 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
     let builder = session::builder(settings)?;
     // A command that nobody has run yet, so that it is really run.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    let text = format!("((from scratch) (shell /bin/sh -c) (run (shell \"echo healthcheck {now}\")))");
+    let text =
+        format!("((from scratch) (shell /bin/sh -c) (run (shell \"echo healthcheck {now}\")))");
     let spec = Spec::parse(text.as_bytes())
         .map_err(|error| CommandError::from_error(Kind::System, &error))?;
     let options = Options { timeout: Some(args.within), ..Options::default() };

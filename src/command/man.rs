@@ -24,9 +24,9 @@ pub(crate) fn run(args: &Args) -> Done {
             .map_err(|error| cannot_write(dir).caused_by(&error))?,
         None => {
             let mut page = Vec::new();
-            Man::new(Cli::command())
-                .render(&mut page)
-                .map_err(|error| CommandError::system("failed to write the page").caused_by(&error))?;
+            Man::new(Cli::command()).render(&mut page).map_err(|error| {
+                CommandError::system("failed to write the page").caused_by(&error)
+            })?;
             output::write(&page)?;
         }
     }

@@ -12,8 +12,8 @@ use obuilder_core::step::{Outcome, Step};
 
 use crate::cli::Done;
 use crate::error::CommandError;
-use crate::settings::{Flags, OfSteps, Settings};
 use crate::session;
+use crate::settings::{Flags, OfSteps, Settings};
 
 /// Open a shell in a throw-away copy of a result or of a kept failed tree
 ///
@@ -80,8 +80,10 @@ fn step(
         Some(failure) => Some(failure.heading.clone()),
         None => cache.entry(id)?.and_then(|entry| entry.heading),
     };
-    let command: Vec<BString> =
-        command.into_iter().map(|word| Vec::from_os_string(word).unwrap_or_default().into()).collect();
+    let command: Vec<BString> = command
+        .into_iter()
+        .map(|word| Vec::from_os_string(word).unwrap_or_default().into())
+        .collect();
     let shell = || ["/usr/bin/env", "bash"].map(BString::from).to_vec();
     Ok(Step {
         argv: if command.is_empty() { shell() } else { command },

@@ -171,7 +171,8 @@ mod tests {
         let elapsed = Duration::from_millis(1500);
         view.event(&stage, Event::StepFinished { id: &id, end: StepEnd::Saved, elapsed });
         view.end(Err(&CommandError::usage("no").hint("yes")));
-        let output = |key: &str, text: &str| json!({"event": "output", "stage": ["dev"], key: text});
+        let output =
+            |key: &str, text: &str| json!({"event": "output", "stage": ["dev"], key: text});
         let expected = [
             output("text", "a"),
             output("text", "é"),

@@ -14,7 +14,6 @@ use obuilder_core::progress::Observer;
 use crate::error::CommandError;
 use tail::clean;
 
-
 /// The styles of `--progress`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {

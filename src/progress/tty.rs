@@ -41,7 +41,8 @@ impl State {
     fn summary(&self, time: Duration) -> String {
         let steps = self.cached + self.built;
         let steps = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
-        let failed = if self.failed > 0 { format!(", {} failed", self.failed) } else { String::new() };
+        let failed =
+            if self.failed > 0 { format!(", {} failed", self.failed) } else { String::new() };
         let (time, cached, built) = (units::duration(time), self.cached, self.built);
         format!("{steps} done in {time}: {cached} cached, {built} built{failed}")
     }
@@ -80,12 +81,12 @@ impl Tty {
     fn start(&self, state: &mut State, stage: &[String]) {
         let heading = state.headings.get(stage).map(String::as_str).unwrap_or_default();
         let head = self.bars.add(ProgressBar::new_spinner());
-        head.set_style(
-            template("{spinner:.cyan} {elapsed_short:>7}  {wide_msg}")
-                .with_key("elapsed_short", |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
-                    let _ = write!(out, "{}", units::duration(state.elapsed()));
-                }),
-        );
+        head.set_style(template("{spinner:.cyan} {elapsed_short:>7}  {wide_msg}").with_key(
+            "elapsed_short",
+            |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = write!(out, "{}", units::duration(state.elapsed()));
+            },
+        ));
         head.set_message(title(stage, heading));
         head.enable_steady_tick(Duration::from_millis(100));
         let running = Running { head, lines: Vec::new(), tail: Tail::new(OF_FAILED) };

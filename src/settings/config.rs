@@ -35,7 +35,8 @@ impl ConfigFile {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, CommandError> {
-        let line = |span: Range<usize>| text[..span.start.min(text.len())].matches('\n').count() + 1;
+        let line =
+            |span: Range<usize>| text[..span.start.min(text.len())].matches('\n').count() + 1;
         let at = |line: usize, what: &str| {
             CommandError::usage(format!("{}:{line}: {what}", path.display()))
         };
@@ -45,9 +46,10 @@ impl ConfigFile {
         for (key, value) in table.get_ref() {
             let line = line(key.span());
             let name: &str = key.get_ref();
-            let setting = SETTINGS.iter().find(|setting| setting.name == name).ok_or_else(|| {
-                at(line, &format!("there is no setting `{name}`")).hint(suggestion(name))
-            })?;
+            let setting =
+                SETTINGS.iter().find(|setting| setting.name == name).ok_or_else(|| {
+                    at(line, &format!("there is no setting `{name}`")).hint(suggestion(name))
+                })?;
             let read = strings(setting, value.get_ref()).and_then(|all| {
                 all.iter().try_for_each(|one| (setting.check)(one))?;
                 Ok(all)
@@ -100,7 +102,8 @@ mod tests {
 
     #[test]
     fn values_keep_their_lines() {
-        let text = "# ours\nstore = 'rsync:/x'\nuid = 7_05\nimages = ['/a', '/b']\n\nkeep-failed = true\n";
+        let text =
+            "# ours\nstore = 'rsync:/x'\nuid = 7_05\nimages = ['/a', '/b']\n\nkeep-failed = true\n";
         let file = ConfigFile::parse(Path::new("c.toml"), text).unwrap();
         let mut values = file.values;
         values.sort_by_key(|(_, line, _)| *line);
@@ -116,12 +119,17 @@ mod tests {
 
     #[test]
     fn mistakes_are_placed() {
-        let expected = "error: c.toml:2: there is no setting `sotre`\nhint: did you mean `store`?\n";
+        let expected =
+            "error: c.toml:2: there is no setting `sotre`\nhint: did you mean `store`?\n";
         assert_eq!(error("uid = 7\nsotre = 'x'\n"), expected);
         assert!(error("\n\nuid = 0\n").contains("c.toml:3: `uid`: a build user must not be root"));
         assert!(error("keep-failed = 'yes'\n").contains("must be true or false"));
         assert!(error("images = [1.5]\n").contains("must hold strings"));
         assert!(error("uid = 7\n[section]\n").contains("c.toml:2: there is no setting `section`"));
-        assert!(error("uid = 7\nhome = \n").starts_with("error: c.toml:2: "), "{}", error("uid = 7\nhome = \n"));
+        assert!(
+            error("uid = 7\nhome = \n").starts_with("error: c.toml:2: "),
+            "{}",
+            error("uid = 7\nhome = \n")
+        );
     }
 }

@@ -59,8 +59,6 @@ fn argument(setting: &'static Setting) -> Arg {
     match setting.form {
         Form::One => argument,
         Form::Paths => argument.action(ArgAction::Append),
-        Form::Switch => {
-            argument.num_args(0..=1).require_equals(true).default_missing_value("true")
-        }
+        Form::Switch => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
     }
 }

@@ -59,9 +59,9 @@ impl Settings {
     pub(crate) fn resolve(layers: &Layers<'_>) -> Result<Self, CommandError> {
         let mut settings = Self::default();
         for setting in &SETTINGS {
-            let (values, source) = layers.find(setting).unwrap_or_else(|| {
-                ((setting.default)(layers.place, &settings), Source::Default)
-            });
+            let (values, source) = layers
+                .find(setting)
+                .unwrap_or_else(|| ((setting.default)(layers.place, &settings), Source::Default));
             if let Some(wrong) = values.iter().find_map(|one| (setting.check)(one).err()) {
                 let from = match &source {
                     Source::Flag => format!("--{}", setting.name),

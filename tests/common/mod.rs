@@ -1,6 +1,6 @@
 //! What every end-to-end test needs: a world of its own for the real binary, removed afterwards whatever happens.
 
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::print_stderr)]
 
 pub mod running;
 pub mod uid;

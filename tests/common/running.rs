@@ -51,7 +51,9 @@ impl Stream {
     }
 
     fn all(&mut self) -> String {
-        self.thread.take().map(|thread| thread.join().unwrap());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
         self.so_far()
     }
 }
@@ -155,7 +157,8 @@ impl Finished {
 
     /// Ids of the steps that were built, not taken from the cache.
     pub fn saved(&self) -> Vec<String> {
-        let id = |line: &str| Some(line.split_once("---> saved as \"")?.1.strip_suffix('"')?.to_owned());
+        let id =
+            |line: &str| Some(line.split_once("---> saved as \"")?.1.strip_suffix('"')?.to_owned());
         self.stdout.lines().filter_map(id).collect()
     }
 }

@@ -26,7 +26,8 @@ impl UidLease {
         fs::create_dir_all(&dir).unwrap();
         for number in FIRST..FIRST + COUNT {
             let path = dir.join(number.to_string());
-            let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
+            let file =
+                OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
             if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 return Self { number, _lock: lock };
             }
@@ -44,7 +45,8 @@ impl UidLease {
 
     /// What runs as this user; the dead that nobody has buried yet do not.
     pub fn processes(&self) -> Vec<String> {
-        let output = Command::new("ps").args(["-A", "-o", "uid=,stat=,pid=,args="]).output().unwrap();
+        let output =
+            Command::new("ps").args(["-A", "-o", "uid=,stat=,pid=,args="]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let number = self.number.to_string();
         let ours = |line: &&str| {

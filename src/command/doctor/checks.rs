@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nix::sys::statvfs::statvfs;
 use nix::unistd::{User, geteuid};
+use rustix::fs::statvfs;
 
 use super::Check;
 use crate::error::CommandError;
@@ -52,7 +52,9 @@ fn build_user(uid: u32, name: &str) -> Check {
     let by_name = User::from_name(name).ok().flatten();
     let by_uid = User::from_uid(uid.into()).ok().flatten();
     match (by_name, by_uid) {
-        (Some(user), _) if user.uid.as_raw() == uid => Check::ok(NAME, format!("`{name}` ({uid}) is there")),
+        (Some(user), _) if user.uid.as_raw() == uid => {
+            Check::ok(NAME, format!("`{name}` ({uid}) is there"))
+        }
         (Some(user), _) => Check::broken(
             NAME,
             format!("`{name}` has the number {}, not {uid}", user.uid),
@@ -70,9 +72,10 @@ fn build_user(uid: u32, name: &str) -> Check {
 /// The build user must be able to walk to its home.
 fn reachable(home: &Path) -> Check {
     const NAME: &str = "path to home";
-    let closed = home.ancestors().skip(1).find(|dir| {
-        dir.metadata().is_ok_and(|metadata| metadata.mode() & 0o001 == 0)
-    });
+    let closed = home
+        .ancestors()
+        .skip(1)
+        .find(|dir| dir.metadata().is_ok_and(|metadata| metadata.mode() & 0o001 == 0));
     match closed {
         None => Check::ok(NAME, format!("a build user can reach `{}`", home.display())),
         Some(dir) => Check::broken(
@@ -129,7 +132,9 @@ fn store_dir(settings: &Settings, path: &Path) -> Check {
     }
     let (_, source) = settings.of(Key::Store);
     match path.exists() {
-        false => Check::ok(NAME, format!("`{}` ({source}) is made by the first build", path.display())),
+        false => {
+            Check::ok(NAME, format!("`{}` ({source}) is made by the first build", path.display()))
+        }
         true => match session::describe_store(settings) {
             Ok(text) => Check::ok(NAME, format!("{text} ({source})")),
             Err(error) => Check::broken(NAME, error.to_string().trim_end().to_owned(), "see above"),
@@ -157,9 +162,11 @@ fn one_volume(store: &Path, home: &Path) -> Check {
 fn space(store: &Path) -> [Check; 2] {
     let usage = match statvfs(existing(store)) {
         Ok(usage) => usage,
-        Err(error) => return ["free space", "free inodes"].map(|name| unknown(name, &error.into())),
+        Err(error) => {
+            return ["free space", "free inodes"].map(|name| unknown(name, &error.into()));
+        }
     };
-    let free = u64::from(usage.blocks_available()) * usage.fragment_size();
+    let free = usage.f_bavail * usage.f_frsize;
     let text = format!("{} free on the store's volume", units::size(free));
     let hint = "make room: `obuild gc --min-free SIZE`";
     let bytes = match free {
@@ -167,7 +174,7 @@ fn space(store: &Path) -> [Check; 2] {
         _ => Check::weak("free space", text, hint),
     };
     // Filesystems that make inodes as they go say 0 of 0.
-    let (all, left) = (u64::from(usage.files()), u64::from(usage.files_available()));
+    let (all, left) = (usage.f_files, usage.f_favail);
     let inodes = match (all, left) {
         (0, _) => Check::ok("free inodes", "the filesystem has no limit"),
         (_, LOW_INODES..) => Check::ok("free inodes", format!("{left} free")),
@@ -178,13 +185,18 @@ fn space(store: &Path) -> [Check; 2] {
 
 fn images(settings: &Settings) -> Check {
     let dirs = settings.images();
-    let (there, missing): (Vec<PathBuf>, Vec<PathBuf>) = dirs.into_iter().partition(|dir| dir.is_dir());
+    let (there, missing): (Vec<PathBuf>, Vec<PathBuf>) =
+        dirs.into_iter().partition(|dir| dir.is_dir());
     let names = |dirs: &[PathBuf]| {
         dirs.iter().map(|dir| format!("`{}`", dir.display())).collect::<Vec<_>>().join(", ")
     };
     match there.is_empty() {
-        false => Check::ok("base images", format!("`scratch`, and the directories in {}", names(&there))),
-        true => Check::ok("base images", format!("`scratch` only; {} is not there", names(&missing))),
+        false => {
+            Check::ok("base images", format!("`scratch`, and the directories in {}", names(&there)))
+        }
+        true => {
+            Check::ok("base images", format!("`scratch` only; {} is not there", names(&missing)))
+        }
     }
 }
 
