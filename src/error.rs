@@ -99,6 +99,12 @@ impl CommandError {
         }
     }
 
+    /// Message and causes on one line, and the first hint.
+    pub(crate) fn brief(&self) -> (String, Option<&str>) {
+        let all: Vec<_> = [&self.message].into_iter().chain(&self.causes).cloned().collect();
+        (all.join(": "), self.hints.first().map(String::as_str))
+    }
+
     /// Writes it to standard error and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         // Nothing sensible can be done when standard error is closed.

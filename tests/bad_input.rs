@@ -1,6 +1,6 @@
 //! What bad input gets: the message, the exit code, and that nothing is lost or left.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

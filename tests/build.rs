@@ -1,6 +1,6 @@
 //! `obuild build`, `plan`, `dockerfile`: what a build does and what it prints.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

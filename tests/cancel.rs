@@ -1,6 +1,6 @@
 //! Interrupts and kills: nothing half-made stays, nothing is left running, the store goes on.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

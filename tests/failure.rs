@@ -1,6 +1,6 @@
 //! A step that fails: its message, its log, its tree.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! `ls`, `inspect`, `log`, `delete`, `gc`, `clean`.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

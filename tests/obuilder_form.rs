@@ -1,6 +1,6 @@
 //! The command lines that OBuilder's users have.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! The views: `plain` is tested with the builds, here are `json` and the terminal's.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -52,6 +52,16 @@ fn json_tells_of_failures() {
     assert_eq!((&last["event"], &last["kind"]), (&"error".into(), &"step".into()));
     assert!(last["causes"].to_string().contains("exit status 4"), "{last}");
     assert!(last["hints"].to_string().contains("obuild log"), "{last}");
+}
+
+#[test]
+fn json_tells_of_what_keeps_a_build_from_starting() {
+    let world = World::new();
+    let spec = world.spec("((from scratch) (runn (shell true)))");
+    let finished = world.run(["build", "--progress=json", spec.to_str().unwrap()]).code(2);
+    let all = events(&finished.stdout);
+    assert_eq!((all.len(), &all[0]["kind"]), (1, &"usage".into()));
+    assert!(all[0]["excerpt"].as_str().unwrap().contains("(runn (shell true))"));
 }
 
 #[test]

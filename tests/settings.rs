@@ -1,6 +1,6 @@
 //! Flags, variables, the configuration file, help.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! Every example spec builds, and the second time comes from the cache.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -75,7 +75,7 @@ fn copy() {
 #[test]
 fn c_program() {
     if std::process::Command::new("cc").arg("--version").output().is_err() {
-        eprintln!("SKIP: no C compiler here");
+        common::skip("no C compiler here");
         return;
     }
     let (world, id) = check("c-program.scm", &[], &["check: passed", "2 be\n2 to\n1 not\n1 or\n"]);

@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use obuilder_core::ResultId;
 use obuilder_core::bstr::BString;
 use obuilder_core::interpreter::{Context, Options};
 
 use super::spec_file::Source;
 use crate::cli::Done;
 use crate::error::CommandError;
+use crate::progress::View;
 use crate::settings::{Flags, Key, Set, Settings};
 use crate::{output, session, signals};
 
@@ -94,6 +97,13 @@ impl Fuse {
 
 pub(crate) fn run(args: Args, settings: &Settings) -> Done {
     args.fuse.warn();
+    let view = settings.progress().view();
+    let result = build(&args, settings, &view);
+    view.end(result.as_ref());
+    result.map(|_| ExitCode::SUCCESS)
+}
+
+fn build(args: &Args, settings: &Settings, view: &Arc<dyn View>) -> Result<ResultId, CommandError> {
     let (spec, src_dir) = args.source.load()?;
     let mut context = Context::new(src_dir);
     context.secrets = secrets(&args.secrets)?;
@@ -102,22 +112,11 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Done {
         keep_failed: settings.keep_failed(),
         timeout: settings.timeout(),
     };
-    let view = settings.progress().view();
     let teller = view.clone();
     let cancel = signals::cancel_on_signals(move |text| teller.note(text))?;
     let builder = session::builder(settings)?;
     session::tell_weaknesses(&*builder.sandbox);
-    match builder.build(&spec, &context, &options, &cancel, &*view) {
-        Ok(id) => {
-            view.end(Ok(&id));
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) => {
-            let error = CommandError::from(error);
-            view.end(Err(&error));
-            Err(error)
-        }
-    }
+    Ok(builder.build(&spec, &context, &options, &cancel, &**view)?)
 }
 
 /// Reads the files of `ID:FILE` arguments.

@@ -180,7 +180,9 @@ impl View for Tty {
         let mut state = self.lock();
         let running: Vec<_> = state.running.drain().collect();
         running.into_iter().for_each(|(_, running)| drop(self.clear(running)));
-        self.line(&state.summary(self.started.elapsed()));
+        if state.cached + state.built + state.failed > 0 {
+            self.line(&state.summary(self.started.elapsed()));
+        }
         if let Ok(id) = result {
             // A closed standard output must not turn a good build into a bad one.
             let _ = output::print(format!("Got: \"{id}\"\n"));

@@ -252,6 +252,15 @@ mod tests {
     }
 
     #[test]
+    fn every_setting_is_documented() {
+        let docs = include_str!("../../docs/settings.md");
+        for setting in &SETTINGS {
+            let row = format!("| `{}` | `{}` |", setting.name, setting.variable());
+            assert!(docs.contains(&row), "docs/settings.md lacks {row}");
+        }
+    }
+
+    #[test]
     fn values_are_checked() {
         for (key, good, bad) in [
             (Key::Store, "rsync:/a", "rsyn:/a"),

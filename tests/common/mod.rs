@@ -1,12 +1,13 @@
 //! What every end-to-end test needs: a world of its own for the real binary, removed afterwards whatever happens.
 
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::print_stderr)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
 pub mod running;
 pub mod uid;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -109,9 +110,21 @@ impl World {
             let left = names(&self.store().join(dir));
             assert!(left.is_empty(), "left in {dir}: {left:?}");
         }
-        let processes = self.uid.processes();
+        let mut processes = self.uid.processes();
+        processes.extend(at_home(&self.store().join("home")));
         assert!(processes.is_empty(), "left running: {processes:?}");
     }
+}
+
+/// What runs with `home` as its home, where `/proc` tells.
+fn at_home(home: &Path) -> Vec<String> {
+    let wanted = format!("HOME={}", home.display());
+    let lives_there = |pid: &String| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes())
+    };
+    let pids = names(Path::new("/proc")).into_iter();
+    pids.filter(|name| name.parse::<u32>().is_ok()).filter(lives_there).collect()
 }
 
 /// Names in a directory, none if it is not there.
@@ -127,7 +140,12 @@ pub fn names(dir: &Path) -> Vec<String> {
 pub fn root_or_skip(what: &str) -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        eprintln!("SKIP: {what} needs root");
+        skip(&format!("{what} needs root"));
     }
     root
+}
+
+/// Says that a test is skipped, past whatever captures the output of tests.
+pub fn skip(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIP: {why}");
 }

@@ -137,7 +137,10 @@ fn store_dir(settings: &Settings, path: &Path) -> Check {
         }
         true => match session::describe_store(settings) {
             Ok(text) => Check::ok(NAME, format!("{text} ({source})")),
-            Err(error) => Check::broken(NAME, error.to_string().trim_end().to_owned(), "see above"),
+            Err(error) => {
+                let (finding, hint) = error.brief();
+                Check::broken(NAME, finding, hint.unwrap_or("choose another --store"))
+            }
         },
     }
 }
