@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::command;
 use crate::error::{CommandError, EXIT_CODES};
 use crate::settings::{ConfigFile, Key, Layers, Place, Settings, collect, with_values_in_force};
+use crate::{command, logging};
 
 /// Run a build script step by step in a sandbox and never do the same step twice
 #[derive(Debug, Parser)]
@@ -64,6 +64,7 @@ pub(crate) fn run(args: Vec<OsString>) -> ExitCode {
 
 impl Cli {
     fn run(self, given: Vec<(Key, Vec<String>)>) -> Done {
+        logging::start();
         let settings = || resolve(self.config.clone(), given);
         match self.command {
             Command::Build(args) => command::build::run(args, &settings()?),

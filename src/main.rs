@@ -9,6 +9,7 @@ mod blame;
 mod cli;
 mod command;
 mod error;
+mod logging;
 mod nearest;
 mod output;
 mod progress;
@@ -18,13 +19,8 @@ mod signals;
 mod store_url;
 mod units;
 
-use std::io;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if std::env::var_os("OBUILD_LOG").is_some() {
-        let filter = tracing_subscriber::EnvFilter::from_env("OBUILD_LOG");
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
-    }
     cli::run(std::env::args_os().collect())
 }
