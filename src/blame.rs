@@ -1,0 +1,111 @@
+//! Whose fault a library's error is, and what to do about it: the one place that decides.
+
+use std::error::Error;
+use std::io;
+
+use obuilder_core::cache::{CacheError, StepFailure};
+use obuilder_core::error::{FetchError, SandboxError, StoreError};
+use obuilder_core::interpreter::{self, BuildError};
+
+use crate::error::{CommandError, Kind};
+
+impl From<BuildError> for CommandError {
+    fn from(error: BuildError) -> Self {
+        let kind = match error.kind() {
+            interpreter::Kind::Step => Kind::Step,
+            interpreter::Kind::Spec => Kind::Usage,
+            interpreter::Kind::System => Kind::System,
+            interpreter::Kind::Cancelled => Kind::Interrupted,
+        };
+        if kind != Kind::Interrupted && is_full(&error) {
+            return CommandError::from_error(Kind::System, &error).hint(MAKE_ROOM);
+        }
+        CommandError::from_error(kind, &error)
+            .maybe_hint(known_bases(&error))
+            .maybe_hint(error.hint())
+    }
+}
+
+/// The base images there are, when one was asked for that is not.
+fn known_bases(error: &BuildError) -> Option<String> {
+    let fetch = match error {
+        BuildError::Base { source, .. } => source,
+        BuildError::Step { source, .. } => match &**source {
+            StepFailure::Fetch(fetch) => fetch,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let FetchError::Unknown { known, .. } = fetch else { return None };
+    let known: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
+    Some(format!("the base images are {}; --images DIR looks elsewhere", known.join(", ")))
+}
+
+const MAKE_ROOM: &str =
+    "make room: `obuild gc --min-free SIZE` deletes what was not used for longest";
+
+/// Whether a full disk is at the bottom of it, whatever was being done.
+fn is_full(error: &(dyn Error + 'static)) -> bool {
+    let full = error.downcast_ref::<io::Error>().is_some_and(|error| {
+        matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    });
+    full || error.source().is_some_and(is_full)
+}
+
+impl From<CacheError> for CommandError {
+    fn from(error: CacheError) -> Self {
+        let hint = match &error {
+            CacheError::Store(error) => store_hint(error),
+            CacheError::UnknownId { nearest: Some(near), .. } => {
+                Some(format!("did you mean `{}`? `obuild ls` lists them all", near.short()))
+            }
+            CacheError::UnknownId { .. } => Some("`obuild ls` lists them all".to_owned()),
+            CacheError::AmbiguousId { matches, .. } => {
+                let lines: Vec<_> = matches.iter().map(|id| id.to_string()).collect();
+                Some(format!("give more digits of one of\n{}", lines.join("\n")))
+            }
+            CacheError::HasChildren { children, .. } => {
+                let lines: Vec<_> = children.iter().map(|id| id.to_string()).collect();
+                let lines = lines.join("\n");
+                Some(format!("--recursive deletes them too:\n{lines}"))
+            }
+            _ => None,
+        };
+        let kind = match error {
+            CacheError::UnknownId { .. }
+            | CacheError::AmbiguousId { .. }
+            | CacheError::NotAnId(_)
+            | CacheError::HasChildren { .. } => Kind::Usage,
+            _ => Kind::System,
+        };
+        CommandError::from_error(kind, &error).maybe_hint(hint)
+    }
+}
+
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> Self {
+        CommandError::from_error(Kind::System, &error).maybe_hint(store_hint(&error))
+    }
+}
+
+impl From<SandboxError> for CommandError {
+    fn from(error: SandboxError) -> Self {
+        match &error {
+            SandboxError::Unsupported { hint, .. } => {
+                CommandError::from_error(Kind::Usage, &error).hint(hint)
+            }
+            SandboxError::Failed { .. } => CommandError::from_error(Kind::System, &error),
+        }
+    }
+}
+
+fn store_hint(error: &StoreError) -> Option<String> {
+    let hint = match error {
+        StoreError::InUse(_) => "try again when the build that uses it has ended",
+        StoreError::Full { .. } => MAKE_ROOM,
+        StoreError::NotWritable { .. } => "choose another store with --store, or become its owner",
+        StoreError::Newer { .. } => "use the version of obuild that made it, or another --store",
+        StoreError::Missing(_) | StoreError::Failed { .. } => return None,
+    };
+    Some(hint.to_owned())
+}

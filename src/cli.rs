@@ -1,0 +1,135 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::error::{CommandError, EXIT_CODES};
+use crate::settings::{ConfigFile, Key, Layers, Place, Settings, collect, with_values_in_force};
+use crate::{command, logging};
+
+/// Run a build script step by step in a sandbox and never do the same step twice
+#[derive(Debug, Parser)]
+#[command(name = "obuild", version, propagate_version = true, after_help = EXIT_CODES)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Read this configuration file instead of the usual one [OBUILD_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Build(command::build::Args),
+    Plan(command::plan::Args),
+    Ls(command::ls::Args),
+    Log(command::log::Args),
+    Inspect(command::inspect::Args),
+    Shell(command::shell::Args),
+    Delete(command::delete::Args),
+    Gc(command::gc::Args),
+    Clean(command::clean::Args),
+    Dockerfile(command::dockerfile::Args),
+    Healthcheck(command::healthcheck::Args),
+    Doctor(command::doctor::Args),
+    Completions(command::completions::Args),
+    Man(command::man::Args),
+}
+
+/// What a command ends with.
+pub(crate) type Done = Result<ExitCode, CommandError>;
+
+/// Runs the command line `args`, the program's name first.
+pub(crate) fn run(args: Vec<OsString>) -> ExitCode {
+    let parsed = Cli::command()
+        .try_get_matches_from(&args)
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, collect_deep(&matches))));
+    let result = match parsed {
+        Ok((cli, given)) => cli.run(given),
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => return help(args),
+        Err(error) => {
+            // Nothing sensible can be done when standard error is closed.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    result.unwrap_or_else(|error| error.report())
+}
+
+impl Cli {
+    fn run(self, given: Vec<(Key, Vec<String>)>) -> Done {
+        logging::start();
+        let settings = || resolve(self.config.clone(), given);
+        match self.command {
+            Command::Build(args) => command::build::run(args, &settings()?),
+            Command::Plan(args) => command::plan::run(&args, &settings()?),
+            Command::Ls(args) => command::ls::run(&args, &settings()?),
+            Command::Log(args) => command::log::run(&args, &settings()?),
+            Command::Inspect(args) => command::inspect::run(&args, &settings()?),
+            Command::Shell(args) => command::shell::run(args, &settings()?),
+            Command::Delete(args) => command::delete::run(&args, &settings()?),
+            Command::Gc(args) => command::gc::run(&args, &settings()?),
+            Command::Clean(args) => command::clean::run(&args, &settings()?),
+            Command::Dockerfile(args) => command::dockerfile::run(&args),
+            Command::Healthcheck(args) => command::healthcheck::run(&args, &settings()?),
+            Command::Doctor(args) => command::doctor::run(&args, &settings()?),
+            Command::Completions(args) => command::completions::run(&args),
+            Command::Man(args) => command::man::run(&args),
+        }
+    }
+}
+
+fn collect_deep(matches: &ArgMatches) -> Vec<(Key, Vec<String>)> {
+    matches.subcommand().map(|(_, sub)| collect(sub)).unwrap_or_default()
+}
+
+/// Reads the configuration file and the environment beneath what the command line gave.
+fn resolve(
+    config: Option<PathBuf>,
+    given: Vec<(Key, Vec<String>)>,
+) -> Result<Settings, CommandError> {
+    let place = Place::of_caller();
+    let named = config.or_else(|| {
+        std::env::var_os("OBUILD_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from)
+    });
+    let file = match named {
+        Some(path) => ConfigFile::read(&path, true)?,
+        None => ConfigFile::read(&place.config, false)?,
+    };
+    let variable = |name: &str| std::env::var(name).ok();
+    Settings::resolve(&Layers { place: &place, flags: given, variable: &variable, file: &file })
+}
+
+/// Shows help with the values that are in force on this command line.
+fn help(args: Vec<OsString>) -> ExitCode {
+    let asks = |arg: &OsString| arg == "--help" || arg == "-h" || arg == "help";
+    let others = args.iter().filter(|arg| !asks(arg));
+    let matches = Cli::command().ignore_errors(true).try_get_matches_from(others).ok();
+    let config = matches.as_ref().and_then(|all| all.get_one::<PathBuf>("config").cloned());
+    let given = matches.as_ref().map(collect_deep).unwrap_or_default();
+    let (command, broken) = match resolve(config, given) {
+        Ok(settings) => (with_values_in_force(Cli::command(), &settings), None),
+        Err(error) => (Cli::command(), Some(error)),
+    };
+    if let Err(help) = command.try_get_matches_from(args) {
+        // Nothing sensible can be done when standard output is closed.
+        let _ = help.print();
+    }
+    broken.map_or(ExitCode::SUCCESS, |error| error.report())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,143 @@
+//! `obuild build`
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use obuilder_core::ResultId;
+use obuilder_core::bstr::BString;
+use obuilder_core::interpreter::{Context, Options};
+
+use super::spec_file::Source;
+use crate::cli::Done;
+use crate::error::CommandError;
+use crate::progress::View;
+use crate::settings::{Flags, Key, Set, Settings};
+use crate::{output, session, signals};
+
+/// Build a spec, taking from the cache what was built before
+///
+/// A spec is one S-expression: `((from scratch) (run (shell "echo hello")))`. Each `run` and `copy` makes a result
+/// that is kept in the store under an id; what has a result already is not done again.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    source: Source,
+
+    /// Give the spec this secret, read from a file; may be given several times
+    #[arg(long = "secret", value_name = "ID:FILE")]
+    secrets: Vec<String>,
+
+    /// Build every step anew
+    #[arg(long)]
+    no_cache: bool,
+
+    #[command(flatten)]
+    flags: Flags<Uses>,
+
+    #[command(flatten)]
+    fuse: Fuse,
+}
+
+/// The settings of a build.
+#[derive(Debug, Clone)]
+struct Uses;
+
+impl Set for Uses {
+    const KEYS: &'static [Key] = &[
+        Key::Progress,
+        Key::KeepFailed,
+        Key::Timeout,
+        Key::Store,
+        Key::RsyncMode,
+        Key::Images,
+        Key::Home,
+        Key::Uid,
+        Key::UserPrefix,
+    ];
+}
+
+/// What OBuilder takes for its FUSE filesystem.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Accepted for OBuilder's sake, without effect in this version")]
+pub(crate) struct Fuse {
+    /// Directory to show to users without a home
+    #[arg(long, value_name = "DIR")]
+    fallback: Option<PathBuf>,
+    /// Where the filesystem is mounted
+    #[arg(long, value_name = "DIR")]
+    fuse_path: Option<PathBuf>,
+    /// Directory that says which user sees which tree
+    #[arg(long, value_name = "DIR")]
+    scoreboard: Option<PathBuf>,
+    /// Do without the filesystem
+    #[arg(long)]
+    no_fuse: bool,
+    /// Homebrew's prefix
+    #[arg(long, value_name = "DIR")]
+    brew_path: Option<PathBuf>,
+}
+
+impl Fuse {
+    /// Says in one line what has no effect.
+    pub(crate) fn warn(&self) {
+        let given = [
+            (self.fallback.is_some(), "--fallback"),
+            (self.fuse_path.is_some(), "--fuse-path"),
+            (self.scoreboard.is_some(), "--scoreboard"),
+            (self.no_fuse, "--no-fuse"),
+            (self.brew_path.is_some(), "--brew-path"),
+        ];
+        let given: Vec<_> = given.iter().filter(|(yes, _)| *yes).map(|(_, name)| *name).collect();
+        if !given.is_empty() {
+            output::warn(format!("without effect in this version: {}", given.join(", ")));
+        }
+    }
+}
+
+pub(crate) fn run(args: Args, settings: &Settings) -> Done {
+    args.fuse.warn();
+    let view = settings.progress().view();
+    let result = build(&args, settings, &view);
+    view.end(result.as_ref());
+    result.map(|_| ExitCode::SUCCESS)
+}
+
+fn build(args: &Args, settings: &Settings, view: &Arc<dyn View>) -> Result<ResultId, CommandError> {
+    let (spec, src_dir) = args.source.load()?;
+    let mut context = Context::new(src_dir);
+    context.secrets = secrets(&args.secrets)?;
+    let options = Options {
+        no_cache: args.no_cache,
+        keep_failed: settings.keep_failed(),
+        timeout: settings.timeout(),
+    };
+    let teller = view.clone();
+    let cancel = signals::cancel_on_signals(move |text| teller.note(text))?;
+    let builder = session::builder(settings)?;
+    session::tell_weaknesses(&*builder.sandbox);
+    Ok(builder.build(&spec, &context, &options, &cancel, &**view)?)
+}
+
+/// Reads the files of `ID:FILE` arguments.
+pub(crate) fn secrets(given: &[String]) -> Result<Vec<(BString, BString)>, CommandError> {
+    let mut all: Vec<(BString, BString)> = Vec::new();
+    for text in given {
+        let (id, file) = text
+            .split_once(':')
+            .filter(|(id, file)| !id.is_empty() && !file.is_empty())
+            .ok_or_else(|| {
+                CommandError::usage(format!("`{text}` is not a secret of the form ID:FILE"))
+                    .hint("write `--secret token:./token.txt`")
+            })?;
+        if all.iter().any(|(other, _)| other == id) {
+            return Err(CommandError::usage(format!("the secret `{id}` is given twice")));
+        }
+        let value = std::fs::read(Path::new(file)).map_err(|error| {
+            let text = format!("failed to read the secret `{id}` from `{file}`");
+            CommandError::usage(text).caused_by(&error)
+        })?;
+        all.push((id.into(), value.into()));
+    }
+    Ok(all)
+}

@@ -1,0 +1,39 @@
+//! `obuild delete`
+
+use std::process::ExitCode;
+
+use crate::cli::Done;
+use crate::error::CommandError;
+use crate::settings::{Flags, OfStore, Settings};
+use crate::{output, session};
+
+/// Delete a result, or what is kept of a failed step
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Its id, or the beginning of it
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<String>,
+
+    /// Delete what stands on it, too
+    #[arg(short, long)]
+    recursive: bool,
+
+    #[command(flatten)]
+    flags: Flags<OfStore>,
+}
+
+pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
+    let cache = session::cache(settings)?;
+    let ids = args.ids.iter().map(|text| cache.find(text)).collect::<Result<Vec<_>, _>>()?;
+    for id in ids {
+        let deleted = match args.recursive {
+            true => cache.delete_tree(&id)?,
+            false if cache.delete(&id)? => vec![id],
+            false => return Err(CommandError::system(format!("`{id}` was gone already"))),
+        };
+        for id in deleted {
+            output::print(format!("deleted {id}\n"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,79 @@
+//! `obuild gc`
+
+use std::process::ExitCode;
+
+use obuilder_core::cache::{GcLimits, GcReport};
+
+use crate::cli::Done;
+use crate::error::CommandError;
+use crate::settings::{Flags, Key, Set, Settings};
+use crate::{output, session, units};
+
+/// Make room: delete what was not used for longest, until the limits are met
+///
+/// Limits come from the flags, the environment or the configuration file; one that is already met deletes nothing.
+/// For everything that is kept, the reason is printed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Delete nothing, only say what would be deleted and why the rest is kept
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    flags: Flags<Uses>,
+}
+
+/// The settings of a collection.
+#[derive(Debug, Clone)]
+struct Uses;
+
+impl Set for Uses {
+    const KEYS: &'static [Key] =
+        &[Key::MaxSize, Key::MinFree, Key::OlderThan, Key::Store, Key::RsyncMode];
+}
+
+pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
+    let limits = GcLimits {
+        max_size: settings.size(Key::MaxSize),
+        min_free: settings.size(Key::MinFree),
+        older_than: settings.older_than(),
+    };
+    if limits == GcLimits::default() {
+        return Err(CommandError::usage("no limit is set, so there is nothing to do").hint(
+            "give --max-size, --min-free or --older-than; `obuild clean` deletes everything",
+        ));
+    }
+    let report = session::cache(settings)?.gc(&limits, args.dry_run)?;
+    finish(&report, args.dry_run, args.json)
+}
+
+/// Prints a report; an error when something would not go.
+pub(crate) fn finish(report: &GcReport, dry_run: bool, json: bool) -> Done {
+    match json {
+        true => output::json(report)?,
+        false => output::print(text(report, dry_run))?,
+    }
+    if report.failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lines: Vec<_> = report.failed.iter().map(|(id, why)| format!("{id}: {why}")).collect();
+    let message = format!("could not delete {} results\n{}", lines.len(), lines.join("\n"));
+    Err(CommandError::system(message))
+}
+
+fn text(report: &GcReport, dry_run: bool) -> String {
+    let verb = if dry_run { "would delete" } else { "deleted" };
+    let deleted = report.deleted.iter().map(|(id, size)| {
+        let size = units::size(*size);
+        format!("{verb} {} {size}\n", id.short())
+    });
+    let kept = report.kept.iter().map(|(id, why)| format!("kept {}: {why}\n", id.short()));
+    let freed = units::size(report.deleted.iter().map(|(_, size)| size).sum());
+    let (gone, left) = (report.deleted.len(), report.kept.len());
+    let summary = format!("{verb} {gone} results, {freed}; kept {left}\n");
+    deleted.chain(kept).chain([summary]).collect()
+}

@@ -1,0 +1,18 @@
+//! One file for each subcommand.
+
+pub(crate) mod build;
+pub(crate) mod clean;
+pub(crate) mod completions;
+pub(crate) mod delete;
+pub(crate) mod dockerfile;
+pub(crate) mod doctor;
+pub(crate) mod gc;
+pub(crate) mod healthcheck;
+pub(crate) mod inspect;
+pub(crate) mod log;
+pub(crate) mod ls;
+pub(crate) mod man;
+pub(crate) mod plan;
+pub(crate) mod shell;
+mod spec_file;
+mod table;

@@ -1,0 +1,91 @@
+//! OBuilder's lines: headings, notes and output in one stream.
+
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+
+use obuilder_core::ResultId;
+use obuilder_core::progress::{Event, Observer, Stage, StepEnd};
+
+use super::View;
+use crate::error::CommandError;
+use crate::output;
+
+/// Writes what OBuilder would print, to the byte; warnings go to standard error.
+pub(crate) struct Plain<W>(Mutex<W>);
+
+impl<W: Write + Send> Plain<W> {
+    /// A view that writes to `out`.
+    pub(crate) fn new(out: W) -> Self {
+        Self(Mutex::new(out))
+    }
+
+    fn write(&self, bytes: &[u8]) {
+        let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A reader that has gone away must not stop a build that others may share.
+        let _ = out.write_all(bytes).and_then(|()| out.flush());
+    }
+}
+
+impl<W: Write + Send> Observer for Plain<W> {
+    fn event(&self, _: &Stage, event: Event<'_>) {
+        let line = match event {
+            Event::BuildStarted { heading, .. } => format!("{heading}\n"),
+            Event::BuildFinished { name, .. } => format!("--> finished {name:?}\n"),
+            Event::Heading { text } => format!("{text}\n"),
+            Event::StepFinished { id, end: StepEnd::Cached, .. } => {
+                format!("---> using \"{id}\" from cache\n")
+            }
+            Event::StepFinished { id, end: StepEnd::Saved, .. } => {
+                format!("---> saved as \"{id}\"\n")
+            }
+            Event::Output { bytes } => return self.write(bytes),
+            Event::Warning { text } => return output::warn(text),
+            Event::Waiting { reason } => return output::note("waiting", reason),
+            Event::StepStarted { .. } | Event::StepFinished { .. } => return,
+        };
+        self.write(line.as_bytes());
+    }
+}
+
+impl<W: Write + Send> View for Plain<W> {
+    fn end(&self, result: Result<&ResultId, &CommandError>) {
+        if let Ok(id) = result {
+            self.write(format!("Got: \"{id}\"\n").as_bytes());
+        }
+    }
+
+    fn note(&self, text: &str) {
+        output::note("note", text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn lines_are_those_of_obuilder() {
+        let view = Plain::new(Vec::new());
+        let id = ResultId::of(b"x");
+        let stage = Stage::default();
+        let finished = |end| Event::StepFinished { id: &id, end, elapsed: Duration::ZERO };
+        view.event(&stage, Event::BuildStarted { name: "dev", heading: "(build \"dev\" …)" });
+        view.event(&stage, Event::Heading { text: "(from busybox)" });
+        view.event(&stage, Event::StepStarted { id: &id });
+        view.event(&stage, finished(StepEnd::Cached));
+        view.event(&stage, Event::Heading { text: "/: (run (shell \"printf x\"))" });
+        view.event(&stage, Event::Output { bytes: b"x" });
+        view.event(&stage, finished(StepEnd::Saved));
+        view.event(&stage, Event::BuildFinished { name: "dev", id: &id });
+        view.end(Ok(&id));
+        let expected = format!(
+            "(build \"dev\" …)\n(from busybox)\n---> using \"{id}\" from cache\n\
+             /: (run (shell \"printf x\"))\nx---> saved as \"{id}\"\n--> finished \"dev\"\n\
+             Got: \"{id}\"\n"
+        );
+        let written = view.0.into_inner().unwrap();
+        assert_eq!(String::from_utf8(written).unwrap(), expected);
+    }
+}

@@ -1,0 +1,59 @@
+//! Opens what commands work on: the store with its cache, and what builds need besides.
+
+use std::sync::Arc;
+
+use obuilder_core::cache::ResultCache;
+use obuilder_core::interpreter::Builder;
+use obuilder_core::{Fetcher, Sandbox, Store};
+
+use fetch_dir::DirFetcher;
+use sandbox_macos::{BuildUserSandbox, Config};
+use store_rsync::RsyncStore;
+
+use crate::error::CommandError;
+use crate::output;
+use crate::settings::Settings;
+
+/// Opens the store and its cache, and tells the user what that put in order.
+pub(crate) fn cache(settings: &Settings) -> Result<Arc<ResultCache>, CommandError> {
+    let store = store(settings)?;
+    let (cache, opened) = ResultCache::open(store)?;
+    opened.notes.iter().for_each(|text| output::note("note", text));
+    Ok(cache)
+}
+
+/// Opens the store alone.
+pub(crate) fn store(settings: &Settings) -> Result<Arc<dyn Store>, CommandError> {
+    let path = settings.store()?.path;
+    Ok(Arc::new(RsyncStore::open(&path, settings.rsync_mode()?)?))
+}
+
+/// Makes the sandbox.
+pub(crate) fn sandbox(settings: &Settings) -> Result<Arc<dyn Sandbox>, CommandError> {
+    let (uid, user_name) = settings.user()?;
+    let config = Config { uid, user_name, ..Config::new(settings.home()) };
+    Ok(Arc::new(BuildUserSandbox::new(config)?))
+}
+
+/// Everything a build needs.
+pub(crate) fn builder(settings: &Settings) -> Result<Builder, CommandError> {
+    let cache = cache(settings)?;
+    let fetcher: Arc<dyn Fetcher> = Arc::new(DirFetcher::new(settings.images()));
+    Ok(Builder { cache, sandbox: sandbox(settings)?, fetcher })
+}
+
+/// Says in one line what the sandbox does not isolate.
+pub(crate) fn tell_weaknesses(sandbox: &dyn Sandbox) {
+    let capabilities = sandbox.capabilities();
+    if !capabilities.weaknesses.is_empty() {
+        let all = capabilities.weaknesses.join("; ");
+        output::warn(format!("{}: {all}", capabilities.name));
+    }
+}
+
+/// Says where the store is and how trees get into it.
+pub(crate) fn describe_store(settings: &Settings) -> Result<String, CommandError> {
+    let path = settings.store()?.path;
+    let store = RsyncStore::open(&path, settings.rsync_mode()?)?;
+    Ok(format!("{}, mode {}", store.location(), store.mode()))
+}

@@ -1,0 +1,64 @@
+//! Where this user's data and configuration lie.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// What the defaults depend on.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// Where data goes when nothing else is said.
+    pub(crate) data: PathBuf,
+    /// Where the configuration file is looked for.
+    pub(crate) config: PathBuf,
+}
+
+impl Place {
+    /// The place of the calling user.
+    pub(crate) fn of_caller() -> Self {
+        Self::of(nix::unistd::geteuid().is_root(), cfg!(target_os = "macos"), |name| {
+            std::env::var_os(name).filter(|value| !value.is_empty())
+        })
+    }
+
+    fn of(root: bool, mac: bool, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        if root {
+            // Not below `/usr/local`, which a build user sees remapped, and without blanks, which many builds cannot bear.
+            let data = if mac { "/var/db/obuild" } else { "/var/lib/obuild" };
+            return Self { data: data.into(), config: "/etc/obuild/config.toml".into() };
+        }
+        let home = variable("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
+        let base = |name: &str, otherwise: &str| {
+            variable(name).map_or_else(|| home.join(otherwise), PathBuf::from).join("obuild")
+        };
+        let data = match variable("XDG_DATA_HOME") {
+            None if mac => home.join(".obuild"),
+            _ => base("XDG_DATA_HOME", ".local/share"),
+        };
+        Self { data, config: base("XDG_CONFIG_HOME", ".config").join("config.toml") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(root: bool, mac: bool, variables: &[(&str, &str)], data: &str, config: &str) {
+        let place = Place::of(root, mac, |name| {
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into())
+        });
+        assert_eq!(place.data, PathBuf::from(data));
+        assert_eq!(place.config, PathBuf::from(config));
+    }
+
+    #[test]
+    fn each_user_has_a_place() {
+        let home = ("HOME", "/home/ann");
+        check(true, false, &[home], "/var/lib/obuild", "/etc/obuild/config.toml");
+        check(true, true, &[home], "/var/db/obuild", "/etc/obuild/config.toml");
+        let config = "/home/ann/.config/obuild/config.toml";
+        check(false, false, &[home], "/home/ann/.local/share/obuild", config);
+        check(false, true, &[home], "/home/ann/.obuild", config);
+        let moved = [home, ("XDG_DATA_HOME", "/data"), ("XDG_CONFIG_HOME", "/conf")];
+        check(false, false, &moved, "/data/obuild", "/conf/obuild/config.toml");
+    }
+}

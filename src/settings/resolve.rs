@@ -1,0 +1,217 @@
+//! Which value of a setting is in force, and where it comes from.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::config::ConfigFile;
+use super::place::Place;
+use super::table::{Form, Key, SETTINGS, Setting, switch};
+use crate::error::CommandError;
+use crate::progress::Style;
+use crate::store_url::{StoreUrl, parse_mode};
+use crate::units;
+
+/// Where a value comes from, the strongest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The command line.
+    Flag,
+    /// An environment variable.
+    Variable(String),
+    /// A line of the configuration file.
+    File(PathBuf, usize),
+    /// Nobody said anything.
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Flag => f.write_str("the command line"),
+            Source::Variable(name) => write!(f, "${name}"),
+            Source::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Source::Default => f.write_str("the default"),
+        }
+    }
+}
+
+/// What each layer says.
+pub(crate) struct Layers<'a> {
+    /// The caller's place, for defaults.
+    pub(crate) place: &'a Place,
+    /// From the command line.
+    pub(crate) flags: Vec<(Key, Vec<String>)>,
+    /// Looks up an environment variable.
+    pub(crate) variable: &'a dyn Fn(&str) -> Option<String>,
+    /// The configuration file.
+    pub(crate) file: &'a ConfigFile,
+}
+
+/// The value of every setting.
+#[derive(Debug, Default)]
+pub(crate) struct Settings {
+    values: Vec<(Vec<String>, Source)>,
+}
+
+impl Settings {
+    /// Puts the layers on top of each other and checks every value that is in force.
+    pub(crate) fn resolve(layers: &Layers<'_>) -> Result<Self, CommandError> {
+        let mut settings = Self::default();
+        for setting in &SETTINGS {
+            let (values, source) = layers
+                .find(setting)
+                .unwrap_or_else(|| ((setting.default)(layers.place, &settings), Source::Default));
+            if let Some(wrong) = values.iter().find_map(|one| (setting.check)(one).err()) {
+                let from = match &source {
+                    Source::Flag => format!("--{}", setting.name),
+                    source => format!("`{}` (from {source})", setting.name),
+                };
+                return Err(CommandError::usage(format!("{from}: {wrong}")));
+            }
+            settings.values.push((values, source));
+        }
+        Ok(settings)
+    }
+
+    /// The text of the values of `key`, and where they come from.
+    pub(crate) fn of(&self, key: Key) -> (&[String], &Source) {
+        match self.values.get(key as usize) {
+            Some((values, source)) => (values, source),
+            None => (&[], &Source::Default),
+        }
+    }
+
+    fn text(&self, key: Key) -> &str {
+        self.of(key).0.first().map_or("", String::as_str)
+    }
+
+    /// The store.
+    pub(crate) fn store(&self) -> Result<StoreUrl, CommandError> {
+        StoreUrl::parse(self.text(Key::Store)).map_err(CommandError::usage)
+    }
+
+    /// The rsync mode.
+    pub(crate) fn rsync_mode(&self) -> Result<store_rsync::Mode, CommandError> {
+        parse_mode(self.text(Key::RsyncMode)).map_err(CommandError::usage)
+    }
+
+    /// Directories of base images.
+    pub(crate) fn images(&self) -> Vec<PathBuf> {
+        self.of(Key::Images).0.iter().map(PathBuf::from).collect()
+    }
+
+    /// The canonical home.
+    pub(crate) fn home(&self) -> PathBuf {
+        self.text(Key::Home).into()
+    }
+
+    /// Number and name of the build user.
+    pub(crate) fn user(&self) -> Result<(u32, String), CommandError> {
+        let uid = self.text(Key::Uid);
+        let number = uid.parse().map_err(|_| CommandError::usage("`uid` is not a number"))?;
+        Ok((number, format!("{}{uid}", self.text(Key::UserPrefix))))
+    }
+
+    /// Longest time for one step.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        units::parse_duration(self.text(Key::Timeout)).ok()
+    }
+
+    /// Whether failed trees are kept.
+    pub(crate) fn keep_failed(&self) -> bool {
+        switch(self.text(Key::KeepFailed)) == Ok(true)
+    }
+
+    /// How a build shows what it does.
+    pub(crate) fn progress(&self) -> Style {
+        Style::parse(self.text(Key::Progress)).unwrap_or(Style::Auto)
+    }
+
+    /// A size limit; `None` when nobody set it.
+    pub(crate) fn size(&self, key: Key) -> Option<u64> {
+        units::parse_size(self.text(key)).ok()
+    }
+
+    /// How long something must be unused to be deleted.
+    pub(crate) fn older_than(&self) -> Option<Duration> {
+        units::parse_duration(self.text(Key::OlderThan)).ok()
+    }
+}
+
+impl Layers<'_> {
+    fn find(&self, setting: &Setting) -> Option<(Vec<String>, Source)> {
+        if let Some((_, values)) = self.flags.iter().find(|(key, _)| *key == setting.key) {
+            return Some((values.clone(), Source::Flag));
+        }
+        let variable = setting.variable();
+        if let Some(text) = (self.variable)(&variable).filter(|text| !text.is_empty()) {
+            let values = match setting.form {
+                Form::Paths => text.split(':').map(str::to_owned).collect(),
+                _ => vec![text],
+            };
+            return Some((values, Source::Variable(variable)));
+        }
+        let (_, line, values) =
+            self.file.values.iter().find(|(name, _, _)| *name == setting.name)?;
+        Some((values.clone(), Source::File(self.file.path.clone(), *line)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> Place {
+        Place { data: "/data".into(), config: "/c.toml".into() }
+    }
+
+    fn resolve(
+        flags: &[(Key, &str)],
+        variables: &[(&str, &str)],
+        file: &[(&'static str, &str)],
+    ) -> Result<Settings, CommandError> {
+        let values = file.iter().map(|(key, value)| (*key, 7, vec![(*value).to_owned()]));
+        Settings::resolve(&Layers {
+            place: &place(),
+            flags: flags.iter().map(|(key, value)| (*key, vec![(*value).to_owned()])).collect(),
+            variable: &|name| {
+                variables.iter().find(|(key, _)| *key == name).map(|(_, v)| (*v).to_owned())
+            },
+            file: &ConfigFile { path: "/c.toml".into(), values: values.collect() },
+        })
+    }
+
+    #[test]
+    fn the_strongest_layer_wins() {
+        let flag = [(Key::Uid, "1")];
+        let variable = [("OBUILD_UID", "2")];
+        let file = [("uid", "3")];
+        let uid = |settings: Settings| {
+            let (values, source) = settings.of(Key::Uid);
+            (values[0].clone(), source.to_string())
+        };
+        let of = |value: &str, source: &str| (value.to_owned(), source.to_owned());
+        assert_eq!(uid(resolve(&flag, &variable, &file).unwrap()), of("1", "the command line"));
+        assert_eq!(uid(resolve(&[], &variable, &file).unwrap()), of("2", "$OBUILD_UID"));
+        assert_eq!(uid(resolve(&[], &[], &file).unwrap()), of("3", "/c.toml:7"));
+        assert_eq!(uid(resolve(&[], &[], &[]).unwrap()), of("705", "the default"));
+        assert_eq!(uid(resolve(&[], &[("OBUILD_UID", "")], &file).unwrap()).0, "3");
+    }
+
+    #[test]
+    fn the_home_follows_the_store() {
+        let settings = resolve(&[(Key::Store, "rsync:/other")], &[], &[]).unwrap();
+        assert_eq!(settings.home(), PathBuf::from("/other/home"));
+        let settings = resolve(&[], &[("OBUILD_IMAGES", "/a:/b")], &[]).unwrap();
+        assert_eq!(settings.images(), [PathBuf::from("/a"), PathBuf::from("/b")]);
+    }
+
+    #[test]
+    fn a_bad_value_says_where_it_stands() {
+        let error = resolve(&[], &[("OBUILD_UID", "x")], &[]).unwrap_err().to_string();
+        assert_eq!(error, "error: `uid` (from $OBUILD_UID): `x` is not a user number\n");
+        let error = resolve(&[(Key::Home, "h")], &[], &[]).unwrap_err().to_string();
+        assert_eq!(error, "error: --home: `h` is not an absolute path\n");
+    }
+}

@@ -1,0 +1,21 @@
+//! The sets of settings that several commands share.
+
+use super::flags::Set;
+use super::table::Key;
+
+/// What every command needs that looks into a store.
+#[derive(Debug, Clone)]
+pub(crate) struct OfStore;
+
+impl Set for OfStore {
+    const KEYS: &'static [Key] = &[Key::Store, Key::RsyncMode];
+}
+
+/// What a command needs to run steps, or to say how they would be run.
+#[derive(Debug, Clone)]
+pub(crate) struct OfSteps;
+
+impl Set for OfSteps {
+    const KEYS: &'static [Key] =
+        &[Key::Store, Key::RsyncMode, Key::Images, Key::Home, Key::Uid, Key::UserPrefix];
+}

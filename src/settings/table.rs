@@ -1,0 +1,283 @@
+//! The table of settings.
+
+use std::path::Path;
+
+use super::place::Place;
+use super::resolve::Settings;
+use crate::progress::Style;
+use crate::store_url::StoreUrl;
+use crate::units;
+
+/// Names a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// Which store results are kept in.
+    Store,
+    /// How trees get into an rsync-style store.
+    RsyncMode,
+    /// Where base images are looked for.
+    Images,
+    /// Where every build sees its home.
+    Home,
+    /// The build user's number.
+    Uid,
+    /// What the build user's name begins with.
+    UserPrefix,
+    /// Longest time for one step.
+    Timeout,
+    /// Whether failed trees are kept.
+    KeepFailed,
+    /// How a build shows what it does.
+    Progress,
+    /// Most bytes a store may take.
+    MaxSize,
+    /// Least bytes to stay free.
+    MinFree,
+    /// Results unused for so long may go.
+    OlderThan,
+}
+
+/// How many values a setting takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// One value.
+    One,
+    /// Any number of paths; in a variable they are parted by `:`.
+    Paths,
+    /// True or false; the bare flag means true.
+    Switch,
+}
+
+/// One row of the table.
+pub(crate) struct Setting {
+    /// Which.
+    pub(crate) key: Key,
+    /// The flag without its dashes, and the key in the configuration file.
+    pub(crate) name: &'static str,
+    /// What stands for the value in help.
+    pub(crate) value_name: &'static str,
+    /// One line of help.
+    pub(crate) help: &'static str,
+    /// How many values.
+    pub(crate) form: Form,
+    /// Says what is wrong with a value.
+    pub(crate) check: fn(&str) -> Result<(), String>,
+    /// The value when nobody gives one, from the settings above it.
+    pub(crate) default: fn(&Place, &Settings) -> Vec<String>,
+}
+
+impl Setting {
+    /// The row of `key`.
+    pub(crate) fn of(key: Key) -> &'static Setting {
+        &SETTINGS[key as usize]
+    }
+
+    /// The environment variable that gives it.
+    pub(crate) fn variable(&self) -> String {
+        format!("OBUILD_{}", self.name.to_ascii_uppercase().replace('-', "_"))
+    }
+}
+
+/// Every setting, in the order of [`Key`].
+pub(crate) static SETTINGS: [Setting; 12] = [
+    Setting {
+        key: Key::Store,
+        name: "store",
+        value_name: "STORE",
+        help: "Keep results in this store",
+        form: Form::One,
+        check: |text| StoreUrl::parse(text).map(drop),
+        default: |place, _| vec![format!("rsync:{}", place.data.join("store").display())],
+    },
+    Setting {
+        key: Key::RsyncMode,
+        name: "rsync-mode",
+        value_name: "MODE",
+        help: "How trees get into an rsync store: auto, copy, hardlink, hardlink_unsafe or reflink",
+        form: Form::One,
+        check: |text| crate::store_url::parse_mode(text).map(drop),
+        default: |_, _| vec!["auto".into()],
+    },
+    Setting {
+        key: Key::Images,
+        name: "images",
+        value_name: "DIR",
+        help: "Look for base images in this directory; may be given several times",
+        form: Form::Paths,
+        check: not_empty,
+        default: |place, _| {
+            let mut all = vec![place.data.join("images").display().to_string()];
+            all.extend(cfg!(target_os = "macos").then(|| "/Users".into()));
+            all
+        },
+    },
+    Setting {
+        key: Key::Home,
+        name: "home",
+        value_name: "DIR",
+        help: "Where every build sees its home, on the store's volume",
+        form: Form::One,
+        check: absolute,
+        default: |_, settings| {
+            let root = settings.store().map(|store| store.path);
+            root.map(|root| root.join("home").display().to_string()).into_iter().collect()
+        },
+    },
+    Setting {
+        key: Key::Uid,
+        name: "uid",
+        value_name: "N",
+        help: "Number of the build user; only root uses it",
+        form: Form::One,
+        check: uid,
+        default: |_, _| vec!["705".into()],
+    },
+    Setting {
+        key: Key::UserPrefix,
+        name: "user-prefix",
+        value_name: "NAME",
+        help: "What the build user's name begins with; its number follows",
+        form: Form::One,
+        check: user_prefix,
+        default: |_, _| vec!["mac".into()],
+    },
+    Setting {
+        key: Key::Timeout,
+        name: "timeout",
+        value_name: "TIME",
+        help: "Longest time that one step may run",
+        form: Form::One,
+        check: |text| units::parse_duration(text).map(drop),
+        default: |_, _| Vec::new(),
+    },
+    Setting {
+        key: Key::KeepFailed,
+        name: "keep-failed",
+        value_name: "BOOL",
+        help: "Keep the tree of a failed step, for `obuild shell`",
+        form: Form::Switch,
+        check: |text| switch(text).map(drop),
+        default: |_, _| vec!["false".into()],
+    },
+    Setting {
+        key: Key::Progress,
+        name: "progress",
+        value_name: "STYLE",
+        help: "Show what happens: auto, plain, tty or json",
+        form: Form::One,
+        check: |text| Style::parse(text).map(drop),
+        default: |_, _| vec!["auto".into()],
+    },
+    Setting {
+        key: Key::MaxSize,
+        name: "max-size",
+        value_name: "SIZE",
+        help: "Let results and caches together take no more than this",
+        form: Form::One,
+        check: |text| units::parse_size(text).map(drop),
+        default: |_, _| Vec::new(),
+    },
+    Setting {
+        key: Key::MinFree,
+        name: "min-free",
+        value_name: "SIZE",
+        help: "Leave at least this much of the store's volume free",
+        form: Form::One,
+        check: |text| units::parse_size(text).map(drop),
+        default: |_, _| Vec::new(),
+    },
+    Setting {
+        key: Key::OlderThan,
+        name: "older-than",
+        value_name: "TIME",
+        help: "Delete what nothing has used for this long",
+        form: Form::One,
+        check: |text| units::parse_duration(text).map(drop),
+        default: |_, _| Vec::new(),
+    },
+];
+
+/// Reads the value of a [`Form::Switch`].
+pub(crate) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(format!("`{text}` is neither `true` nor `false`")),
+    }
+}
+
+fn not_empty(text: &str) -> Result<(), String> {
+    if text.is_empty() { Err("an empty path names nothing".into()) } else { Ok(()) }
+}
+
+fn absolute(text: &str) -> Result<(), String> {
+    match Path::new(text).is_absolute() {
+        true => Ok(()),
+        false => Err(format!("`{text}` is not an absolute path")),
+    }
+}
+
+fn uid(text: &str) -> Result<(), String> {
+    match text.parse::<u32>() {
+        Ok(0) => Err("a build user must not be root (0)".into()),
+        // The last number means "no change" to the kernel.
+        Ok(number) if number < u32::MAX => Ok(()),
+        _ => Err(format!("`{text}` is not a user number")),
+    }
+}
+
+fn user_prefix(text: &str) -> Result<(), String> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+    let first = text.chars().next();
+    // Linux allows 32 characters in a user name; the number takes up to ten.
+    if first.is_some_and(|c| c.is_ascii_lowercase() || c == '_')
+        && text.chars().all(good)
+        && text.len() <= 22
+    {
+        return Ok(());
+    }
+    Err(format!("`{text}` cannot begin a user name: lower-case letters, digits, `_` and `-`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_stands_in_the_order_of_its_keys() {
+        for (at, setting) in SETTINGS.iter().enumerate() {
+            assert_eq!(setting.key as usize, at, "{}", setting.name);
+        }
+        assert_eq!(Setting::of(Key::RsyncMode).variable(), "OBUILD_RSYNC_MODE");
+    }
+
+    #[test]
+    fn every_setting_is_documented() {
+        let docs = include_str!("../../docs/settings.md");
+        for setting in &SETTINGS {
+            let row = format!("| `{}` | `{}` |", setting.name, setting.variable());
+            assert!(docs.contains(&row), "docs/settings.md lacks {row}");
+        }
+    }
+
+    #[test]
+    fn values_are_checked() {
+        for (key, good, bad) in [
+            (Key::Store, "rsync:/a", "rsyn:/a"),
+            (Key::RsyncMode, "copy", "copied"),
+            (Key::Images, "images", ""),
+            (Key::Home, "/home", "home"),
+            (Key::Uid, "705", "0"),
+            (Key::Uid, "1", "4294967295"),
+            (Key::UserPrefix, "mac", "Mac"),
+            (Key::Timeout, "5m", "5"),
+            (Key::KeepFailed, "yes", "maybe"),
+            (Key::Progress, "json", "xml"),
+            (Key::MaxSize, "5G", "big"),
+            (Key::OlderThan, "7d", "week"),
+        ] {
+            assert_eq!((Setting::of(key).check)(good), Ok(()), "{good}");
+            assert!((Setting::of(key).check)(bad).is_err(), "{bad}");
+        }
+    }
+}
