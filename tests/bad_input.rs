@@ -7,8 +7,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use common::{Finished, World, root_or_skip};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use common::{Finished, Volume, World};
 
 const GOOD: &str = "((from scratch) (run (shell \"echo good > file\")))";
 
@@ -123,17 +122,14 @@ fn a_store_that_cannot_be_written() {
     let it = Survivor::new();
     let dir = it.world.path("readonly");
     fs::create_dir(&dir).unwrap();
-    let root = nix::unistd::geteuid().is_root();
-    if root {
-        mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>).unwrap();
-    } else {
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o555)).unwrap();
+    let volume = Volume::readonly(&dir);
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o555)).unwrap_or_default();
+    if nix::unistd::geteuid().is_root() && volume.is_none() {
+        return common::skip("root writes everywhere");
     }
     let store = format!("--store=rsync:{}", dir.join("store").display());
     let finished = it.world.run(["build", "spec.scm", &store]);
-    if root {
-        umount2(&dir, MntFlags::MNT_DETACH).unwrap();
-    }
+    drop(volume);
     finished.code(3).says("error: the store cannot be written").says("caused by: ").says("hint: ");
     it.check();
 }
@@ -253,25 +249,13 @@ fn a_damaged_database() {
     it.check();
 }
 
-/// A small volume of its own for the store; unmounted when dropped.
-struct Volume(std::path::PathBuf);
-
-impl Drop for Volume {
-    fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-    }
-}
-
 #[test]
 fn a_full_disk() {
-    if !root_or_skip("a volume of its own") {
-        return;
-    }
     let world = World::new();
     fs::create_dir(world.store()).unwrap();
-    let _volume = Volume(world.store());
-    let options = Some("size=6m,mode=755");
-    mount(Some("tmpfs"), &world.store(), Some("tmpfs"), MsFlags::empty(), options).unwrap();
+    let Some(_volume) = Volume::small(&world.store(), "6m") else {
+        return common::skip("a volume of its own needs root and Linux");
+    };
     let id = world.build_ok(GOOD);
     world.write("context/large", vec![b'x'; 12 << 20]);
     let copy = world.build("((from scratch) (copy (src large) (dst large)))");

@@ -63,6 +63,7 @@ fn the_other_commands() {
     let world = World::new();
     let store = format!("--store=rsync:{}", world.store().display());
     world.run(["healthcheck", &store]).success().prints("Healthcheck passed\n");
+    world.run(["healthcheck", &store]).success().prints("Healthcheck passed\n");
     let id = world.build_ok("((from scratch) (run (shell \"echo x\")))");
     world.run(["delete", &store, &id]).success();
     world.run(["clean", &store]).success();

@@ -2,6 +2,13 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
+#[cfg(target_os = "linux")]
+#[path = "linux/mod.rs"]
+mod platform;
+#[cfg(target_os = "macos")]
+#[path = "macos/mod.rs"]
+mod platform;
+
 pub mod running;
 pub mod uid;
 
@@ -15,6 +22,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+#[allow(unused_imports)]
+pub use platform::volume::Volume;
 pub use running::{Finished, Running};
 use uid::UidLease;
 

@@ -1,12 +1,12 @@
 //! A user number for each test, so that tests that run at once never meet.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
-use nix::unistd::{User, geteuid};
+use nix::unistd::geteuid;
+use sandbox_macos::Config;
 
 /// What the names of build users in tests begin with.
 pub const PREFIX: &str = "obtest";
@@ -62,13 +62,9 @@ impl Drop for UidLease {
         if !geteuid().is_root() {
             return;
         }
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let there = || User::from_name(&self.name()).ok().flatten().is_some();
-        // The user database allows one writer at a time, and other tests write to it too.
-        while there() && Instant::now() < deadline {
-            let _ = Command::new("pkill").args(["-KILL", "-u", &self.number.to_string()]).output();
-            let _ = Command::new("userdel").arg(self.name()).output();
-            thread::sleep(Duration::from_millis(10));
+        let config = Config { uid: self.number, user_name: self.name(), ..Config::new("/nowhere") };
+        if let Err(error) = sandbox_macos::remove_user(&config) {
+            let _ = writeln!(std::io::stderr(), "failed to remove `{}`: {error}", self.name());
         }
     }
 }

@@ -1,0 +1,3 @@
+//! What macOS has instead.
+
+pub mod volume;
