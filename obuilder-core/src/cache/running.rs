@@ -31,6 +31,8 @@ struct State {
     attempt: u32,
     log: Option<BuildLog>,
     waiting: Option<String>,
+    /// Nobody may join any more.
+    closed: bool,
     ended: bool,
     /// Until the last client has taken it, so that no pin outlives the clients.
     ending: Option<Ending>,
@@ -63,7 +65,7 @@ impl Running {
     /// Joins a client, unless the step is being cancelled: then its work comes back.
     pub(super) fn attach(&self, work: Work) -> Result<ClientNumber, Work> {
         let mut state = self.lock();
-        if self.cancel.is_cancelled() || state.ended {
+        if self.cancel.is_cancelled() || state.closed {
             return Err(work);
         }
         let number = state.next;
@@ -110,11 +112,15 @@ impl Running {
 
     pub(super) fn publish_ending(&self, ending: Ending) {
         let mut state = self.lock();
-        state.ended = true;
-        state.ending = (!state.attached.is_empty()).then_some(ending);
+        state.closed = true;
         let unused = std::mem::take(&mut state.work);
         drop(state);
+        // It holds pins, which must have gone when the first client hears of the end.
         drop(unused);
+        let mut state = self.lock();
+        state.ended = true;
+        state.ending = (!state.attached.is_empty()).then_some(ending);
+        drop(state);
         self.changed.notify_all();
     }
 

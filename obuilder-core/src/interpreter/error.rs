@@ -109,6 +109,7 @@ impl BuildError {
         match self {
             Self::Cancelled => Kind::Cancelled,
             Self::Step { source, .. } => match &**source {
+                StepFailure::Copy(CopyError::Io { .. }) => Kind::System,
                 StepFailure::Command(_) | StepFailure::Copy(_) => Kind::Step,
                 StepFailure::Cancelled => Kind::Cancelled,
                 StepFailure::Fetch(FetchError::Unknown { .. }) => Kind::Spec,
