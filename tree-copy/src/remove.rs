@@ -88,6 +88,9 @@ impl Dir {
         let parent_fd = parent_fd.as_fd();
         let fd = match place::open_dir(parent_fd, name) {
             Err(Errno::ACCESS) => {
+                if let Some(parent) = parent {
+                    rustix::fs::fchmod(&parent.fd, Mode::RWXU)?;
+                }
                 platform::make_traversable(parent_fd, name)?;
                 place::open_dir(parent_fd, name)?
             }
