@@ -114,7 +114,7 @@ impl Dir {
     }
 
     /// Calls `change` on this directory, once more with the directory made writable if it was not.
-    fn writing(&self, change: impl Fn() -> Result<()>) -> Result<()> {
+    fn writing<T>(&self, change: impl Fn() -> Result<T>) -> Result<T> {
         match change() {
             Err(Errno::ACCESS) => {
                 rustix::fs::fchmod(&self.fd, Mode::RWXU)?;
@@ -206,7 +206,7 @@ fn lifted(
 }
 
 fn list(dir: Arc<Dir>, queue: &Queue<Job>, failed: &Failures<'_>) {
-    let entries = match listing::entries(&dir.fd) {
+    let entries = match dir.writing(|| listing::entries(&dir.fd)) {
         Ok(entries) => entries,
         Err(error) => return failed.add(dir.path(failed.root, None), error),
     };
