@@ -88,6 +88,9 @@ impl Dir {
         let parent_fd = parent_fd.as_fd();
         let fd = match place::open_dir(parent_fd, name) {
             Err(Errno::ACCESS) => {
+                if let Some(parent) = parent {
+                    rustix::fs::fchmod(&parent.fd, Mode::RWXU)?;
+                }
                 platform::make_traversable(parent_fd, name)?;
                 place::open_dir(parent_fd, name)?
             }
@@ -111,7 +114,7 @@ impl Dir {
     }
 
     /// Calls `change` on this directory, once more with the directory made writable if it was not.
-    fn writing(&self, change: impl Fn() -> Result<()>) -> Result<()> {
+    fn writing<T>(&self, change: impl Fn() -> Result<T>) -> Result<T> {
         match change() {
             Err(Errno::ACCESS) => {
                 rustix::fs::fchmod(&self.fd, Mode::RWXU)?;
@@ -203,7 +206,7 @@ fn lifted(
 }
 
 fn list(dir: Arc<Dir>, queue: &Queue<Job>, failed: &Failures<'_>) {
-    let entries = match listing::entries(&dir.fd) {
+    let entries = match dir.writing(|| listing::entries(&dir.fd)) {
         Ok(entries) => entries,
         Err(error) => return failed.add(dir.path(failed.root, None), error),
     };

@@ -106,7 +106,8 @@ fn set_all(
     mut set: impl FnMut(&CStr, &[u8]) -> Result<()>,
 ) -> Result<bool> {
     let mut lost = false;
-    for (name, value) in attributes {
+    // From the last name back: `user.` comes before `system.`, whose ACLs may take the caller's right to write.
+    for (name, value) in attributes.into_iter().rev() {
         match set(&name, &value) {
             Ok(()) => {}
             Err(Errno::PERM | Errno::NOTSUP | Errno::ACCESS) => lost = true,
