@@ -30,9 +30,14 @@ pub(crate) fn store(settings: &Settings) -> Result<Arc<dyn Store>, CommandError>
 
 /// Makes the sandbox.
 pub(crate) fn sandbox(settings: &Settings) -> Result<Arc<dyn Sandbox>, CommandError> {
+    Ok(Arc::new(build_user_sandbox(settings)?))
+}
+
+/// Makes the sandbox, as what it is.
+pub(crate) fn build_user_sandbox(settings: &Settings) -> Result<BuildUserSandbox, CommandError> {
     let (uid, user_name) = settings.user()?;
     let config = Config { uid, user_name, ..Config::new(settings.home()) };
-    Ok(Arc::new(BuildUserSandbox::new(config)?))
+    Ok(BuildUserSandbox::new(config)?)
 }
 
 /// Everything a build needs.

@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use common::{Running, World};
 
@@ -33,6 +33,34 @@ fn a_build_prints_what_obuilder_prints() {
     let (saved, using) = cached(step);
     assert_eq!(second.stdout, expected.replace(&saved, &using));
     world.assert_clean();
+}
+
+#[test]
+fn a_build_from_the_cache_spawns_no_process() {
+    let world = World::new();
+    let spec = "((from scratch) (run (shell \"echo 1\")) (run (shell \"echo 2\")))";
+    world.build(spec).success();
+    let trace = world.path("trace");
+    let inner = world.command(["build", "spec.scm"]);
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-e", "trace=process", "-o"]).arg(&trace);
+    command
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .env_clear()
+        .current_dir(world.path("context"));
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    match command.stdout(Stdio::null()).status() {
+        Err(error) => return common::skip(&format!("counting processes needs strace: {error}")),
+        Ok(status) if !status.success() => return common::skip("strace may not trace here"),
+        Ok(_) => {}
+    }
+    let calls = fs::read_to_string(trace).unwrap();
+    let spawned = |line: &&str| {
+        let made = ["clone(", "clone3(", "fork("].iter().any(|call| line.contains(call));
+        line.contains("execve(") || (made && !line.contains("CLONE_THREAD"))
+    };
+    assert_eq!(calls.lines().filter(spawned).count(), 1, "its own start alone:\n{calls}");
 }
 
 #[test]

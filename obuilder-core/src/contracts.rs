@@ -100,7 +100,7 @@ pub trait Pending: Send {
     fn dir(&self) -> &Path;
 
     /// Makes the result visible, whole and durable. If another commit of the same id came first, that one stands
-    /// and this one is discarded. Nobody may write to the tree any more.
+    /// and this one is discarded. Nobody may write to the tree any more. A kept tree of the id goes, unless it is pinned.
     fn commit(self: Box<Self>) -> Result<(), StoreError>;
 
     /// Keeps the tree and its log as the failed tree of its id, in place of an older one.

@@ -236,6 +236,12 @@ impl BuildUserSandbox {
         }
     }
 
+    /// Finds out whether steps can be kept from the host's network, by trying it in a process of its own. Until this or a
+    /// step has tried, [`Capabilities::weaknesses`] hopes for the best, so that looking things up costs no process.
+    pub fn isolates_network(&self) -> bool {
+        self.root && *self.network.get_or_init(can_isolate_network)
+    }
+
     fn weaknesses(&self) -> Vec<String> {
         let mut weaknesses = Vec::new();
         if !self.root {
@@ -243,7 +249,8 @@ impl BuildUserSandbox {
                 "not root: steps run as you, and can read and write everything you can".to_owned(),
             );
         }
-        if !self.root || !*self.network.get_or_init(can_isolate_network) {
+        let known_open = self.network.get() == Some(&false) || !platform::child::ISOLATES_NETWORK;
+        if !self.root || known_open {
             weaknesses
                 .push("steps without `(network host)` reach the network all the same".to_owned());
         }

@@ -50,6 +50,15 @@ impl RsyncPending {
         Ok(())
     }
 
+    /// Throws away the tree of an earlier failure, which this result makes pointless, unless somebody looks at it.
+    fn drop_kept(&self) -> Result<(), StoreError> {
+        let kept = self.store.layout.failed(&self.id);
+        match Locked::exclusive(&kept).map_err(|e| failed("lock", &kept, e))? {
+            Exclusive::Locked(lock) => self.store.throw_away(&kept, lock),
+            Exclusive::Held | Exclusive::Missing => Ok(()),
+        }
+    }
+
     fn check_whole(&self) -> Result<(), StoreError> {
         let rootfs = self.dir.join("rootfs");
         match fs::symlink_metadata(&rootfs) {
@@ -83,7 +92,8 @@ impl Pending for RsyncPending {
             Err(error) if is_taken(&error) => {}
             Err(error) => return Err(failed("finish", &to, error)),
         }
-        sync_dir(&results).map_err(tree_failed)
+        sync_dir(&results).map_err(tree_failed)?;
+        self.drop_kept()
     }
 
     fn keep(mut self: Box<Self>) -> Result<(), StoreError> {

@@ -309,6 +309,9 @@ pub fn the_last_kept_tree_stands(open: Open<'_>, dir: &Path) {
     let copy = store.begin(&id("b"), Base::Kept(&id("a"))).unwrap();
     assert_eq!(read(at(copy.dir(), "round")), "second");
     copy.discard().unwrap();
+    drop(kept);
+    make(&*store, "a", Base::Empty);
+    assert!(store.kept(&id("a")).unwrap().is_none(), "a result makes the failure pointless");
 }
 
 /// What was committed is there when the store is opened again.

@@ -275,7 +275,13 @@ impl Pending for StrictPending {
             return self.discard();
         }
         let stamps = self.move_to("result")?;
-        self.shared.lock().results.insert(self.id.clone(), stamps);
+        let mut state = self.shared.lock();
+        state.results.insert(self.id.clone(), stamps);
+        let kept = self.shared.root.join("kept").join(self.id.as_str());
+        if !state.pins.contains_key(&kept) && state.kept.remove(&self.id).is_some() {
+            remove(&kept);
+        }
+        drop(state);
         self.close();
         Ok(())
     }

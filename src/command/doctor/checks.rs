@@ -29,6 +29,7 @@ pub(super) fn all(settings: &Settings) -> Result<Vec<Check>, CommandError> {
         checks.push(build_user(uid, &name));
         checks.push(reachable(&home));
         checks.push(leftovers(uid));
+        checks.push(network(settings));
     }
     checks.extend([shell(), store_dir(settings, &store), one_volume(&store, &home)]);
     checks.extend(space(&store));
@@ -44,6 +45,21 @@ fn isolation(root: bool) -> Check {
             "steps run as the calling user and can touch whatever it can",
             "run obuild as root to give steps a user of their own",
         ),
+    }
+}
+
+fn network(settings: &Settings) -> Check {
+    const NAME: &str = "network";
+    match session::build_user_sandbox(settings) {
+        Ok(sandbox) if sandbox.isolates_network() => {
+            Check::ok(NAME, "steps without `(network host)` have loopback alone")
+        }
+        Ok(_) => Check::weak(
+            NAME,
+            "steps without `(network host)` reach the network all the same",
+            "network namespaces are refused to root here; a container may have to be given more rights",
+        ),
+        Err(error) => Check::broken(NAME, error.to_string(), "mend the settings named above"),
     }
 }
 
