@@ -5,13 +5,15 @@
 
 pub mod meta;
 
+mod failed;
 mod lock;
 mod prune;
+mod retire;
 mod running;
 mod steps;
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -233,21 +235,6 @@ impl ResultCache {
             && let Err(error) = self.index.touch(&used)
         {
             tracing::warn!("failed to mark results as used: {error}");
-        }
-    }
-
-    /// Where the log of a failed step is kept.
-    fn failed_log(&self, id: &ResultId) -> PathBuf {
-        self.store.state_dir().join("failed-logs").join(id.as_str())
-    }
-
-    /// Forgets the log of a failed step.
-    fn remove_failed_log(&self, id: &ResultId) {
-        let path = self.failed_log(id);
-        if let Err(error) = fs::remove_file(&path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!("failed to remove `{}`: {error}", path.display());
         }
     }
 }

@@ -15,6 +15,7 @@
 //! ([`crate::cache::meta`]), so a lost row or a damaged database costs nothing but time stamps. That is why rows are
 //! written without waiting for the disk.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -240,12 +241,25 @@ impl Index {
         .map(Option::flatten)
     }
 
-    /// Results that were last used at least `age` ago.
-    pub(crate) fn older_than(&self, age: Duration) -> Result<Vec<ResultId>, IndexError> {
+    /// Results that were last used, and steps that failed, at least `age` ago.
+    pub(crate) fn older_than(&self, age: Duration) -> Result<HashSet<ResultId>, IndexError> {
         let age = format!("-{} seconds", age.as_secs());
         self.with("find old results", |db| {
-            db.prepare("SELECT id FROM builds WHERE used <= datetime('now', ?1)")?
-                .query_map([age], |row| row.get::<_, String>(0))?
+            db.prepare(
+                "SELECT id FROM builds WHERE used <= datetime('now', ?1)
+                 UNION SELECT id FROM obuild_failures WHERE at <= datetime('now', ?1)",
+            )?
+            .query_map([age], |row| row.get::<_, String>(0))?
+            .collect::<Result<Vec<_>, _>>()
+        })
+        .map(|ids| ids.iter().filter_map(|id| ResultId::parse(id)).collect())
+    }
+
+    /// What stands directly on `id`.
+    pub(crate) fn children(&self, id: &ResultId) -> Result<Vec<ResultId>, IndexError> {
+        self.with("find what stands on a result", |db| {
+            db.prepare("SELECT id FROM builds WHERE parent = ?1")?
+                .query_map([id.as_str()], |row| row.get::<_, String>(0))?
                 .collect::<Result<Vec<_>, _>>()
         })
         .map(|ids| ids.iter().filter_map(|id| ResultId::parse(id)).collect())

@@ -182,7 +182,7 @@ struct Build<'a> {
     cancel: &'a Cancel,
     observer: &'a dyn Observer,
     /// Base images that were looked at: they are looked at once a build.
-    bases: Mutex<HashMap<BString, base::Imported>>,
+    bases: Mutex<HashSet<BString>>,
     /// Results that were built although there was one: this is done once a build.
     renewed: Mutex<HashSet<ResultId>>,
 }
@@ -201,7 +201,7 @@ impl Build<'_> {
             scope.insert(name.clone(), result);
         }
         let client = Client { cancel: self.cancel, observer: self.observer, stage };
-        let base::Imported { mut result, env, .. } = self.base(spec.from.as_bstr(), &client)?;
+        let (mut result, env) = self.base(spec.from.as_bstr(), &client)?;
         let mut state = State::new(self.context);
         state.env.extend(env);
         for op in &spec.ops {
@@ -224,11 +224,11 @@ impl Build<'_> {
     /// Has a step built, and says what failed in terms of the spec.
     fn step(&self, request: StepRequest, client: &Client<'_>) -> Result<Arc<Snapshot>, BuildError> {
         let (id, heading) = (request.id.clone(), request.heading.clone());
-        let kept = request.keep_failed;
-        match self.builder.cache.build(request, client) {
-            Ok((snapshot, _)) => Ok(snapshot),
-            Err(failure) => Err(BuildError::from_failure(failure, id, heading, kept)),
-        }
+        self.builder.cache.build(request, client).map(|(snapshot, _)| snapshot).map_err(|failure| {
+            // A client that joined the step has what the one who began it asked for.
+            let kept = matches!(self.builder.cache.store().kept(&id), Ok(Some(_)));
+            BuildError::from_failure(failure, id, heading, kept)
+        })
     }
 
     /// Whether a step with this id must be built even if there is a result.

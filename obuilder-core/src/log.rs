@@ -23,9 +23,11 @@ struct Inner {
     grown: Condvar,
 }
 
+#[derive(Default)]
 struct State {
     len: u64,
     finished: bool,
+    begun: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl BuildLog {
@@ -37,8 +39,7 @@ impl BuildLog {
 
     /// Makes an empty log on an open, empty file, readable and writable.
     pub fn from_file(file: File) -> Self {
-        let state = Mutex::new(State { len: 0, finished: false });
-        Self(Arc::new(Inner { file, state, grown: Condvar::new() }))
+        Self(Arc::new(Inner { file, state: Mutex::default(), grown: Condvar::new() }))
     }
 
     /// Adds `bytes` at the end and wakes the readers.
@@ -46,15 +47,26 @@ impl BuildLog {
         let mut state = self.lock();
         self.0.file.write_all_at(bytes, state.len)?;
         state.len += bytes.len() as u64;
+        let begun = state.begun.take();
         drop(state);
         self.0.grown.notify_all();
+        begun.into_iter().for_each(|begun| begun());
         Ok(())
+    }
+
+    /// Calls `f` once, when the first bytes are written or the log is finished without any.
+    pub fn on_begin(&self, f: impl FnOnce() + Send + 'static) {
+        self.lock().begun = Some(Box::new(f));
     }
 
     /// Says that nothing more will come; readers meet the end of file.
     pub fn finish(&self) {
-        self.lock().finished = true;
+        let mut state = self.lock();
+        state.finished = true;
+        let begun = state.begun.take();
+        drop(state);
         self.0.grown.notify_all();
+        begun.into_iter().for_each(|begun| begun());
     }
 
     /// How many bytes have been written.
@@ -86,7 +98,7 @@ pub struct LogReader {
 impl LogReader {
     /// Reads some bytes into `buffer`, waiting until there are any.
     ///
-    /// Returns 0 at the end of a finished log, or when `cancel` is cancelled while waiting.
+    /// Returns 0 at the end of a finished log, and as soon as `cancel` is cancelled.
     pub fn read(&mut self, buffer: &mut [u8], cancel: &Cancel) -> io::Result<usize> {
         let inner = self.log.0.clone();
         let _wake = cancel.on_cancel(move || {
@@ -98,7 +110,7 @@ impl LogReader {
         while state.len == self.position && !state.finished && !cancel.is_cancelled() {
             state = self.log.0.grown.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        let available = state.len - self.position;
+        let available = if cancel.is_cancelled() { 0 } else { state.len - self.position };
         drop(state);
         let wanted = usize::try_from(available).unwrap_or(usize::MAX).min(buffer.len());
         let read = self.log.0.file.read_at(&mut buffer[..wanted], self.position)?;
@@ -137,6 +149,15 @@ mod tests {
         let expected = b"one\ntwo, which is longer than the buffer\n";
         assert_eq!(early.join().unwrap(), expected);
         assert_eq!(drain(log.reader()), expected, "a late reader, after the file has gone");
+    }
+
+    #[test]
+    fn a_cancelled_reader_stops_though_there_is_more() {
+        let log = BuildLog::from_file(tempfile::tempfile().unwrap());
+        log.write(b"more").unwrap();
+        let cancel = Cancel::new();
+        cancel.cancel();
+        assert_eq!(log.reader().read(&mut [0; 8], &cancel).unwrap(), 0);
     }
 
     #[test]

@@ -110,6 +110,16 @@ fn wrong_sources_are_named() {
     assert!(copy("dir/f/g", "/x").0.contains("failed to enter"));
 }
 
+#[test]
+fn a_source_too_deep_to_copy_is_an_error_and_no_crash() {
+    let world = World::echo();
+    let deep = "d/".repeat(150);
+    world.write(&format!("{deep}f"), "");
+    let (text, hint, _) = fails(&world, "((from image) (copy (src d) (dst /x)))");
+    assert!(text.ends_with("lies more than 100 directories deep"), "{text}");
+    assert_eq!(hint.as_deref(), Some("leave it out with `exclude`"));
+}
+
 /// A build whose first step plants something in the tree.
 fn planting(plant: impl Fn(&Path) + Send + Sync + 'static) -> World {
     let world = World::new(StrictSandbox::new(move |call| {

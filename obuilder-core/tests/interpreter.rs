@@ -143,6 +143,44 @@ fn a_changed_image_waits_for_builds_that_still_use_the_old_one() {
     assert_eq!(said.count("saved"), 2);
 }
 
+/// A step that was under way on the old image must not come back as a result of the new one.
+#[test]
+fn a_changed_image_retires_what_is_built_on_it_meanwhile() {
+    let (sender, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let world = World::new(StrictSandbox::new(move |call| {
+        call.log.write(b"begun ").unwrap();
+        gate.lock().unwrap().recv().unwrap();
+        call.log.write(&fs::read(call.tree.join("image")).unwrap()).unwrap();
+        Ok(Outcome::Exited(0))
+    }));
+    world.image.change("old");
+    let text = "((from image) (run (shell slow)))";
+    let (first, second) = (support::Transcript::default(), support::Transcript::default());
+    let build = |said| {
+        world.builder.build(
+            &spec(text),
+            &world.context(),
+            &Options::default(),
+            &Cancel::new(),
+            said,
+        )
+    };
+    std::thread::scope(|scope| {
+        let one = scope.spawn(|| build(&first));
+        first.wait_for("begun");
+        world.image.change("new");
+        let two = scope.spawn(|| build(&second));
+        second.wait_for("another build still uses it");
+        sender.send(()).unwrap();
+        one.join().unwrap().unwrap();
+        sender.send(()).unwrap();
+        two.join().unwrap().unwrap();
+    });
+    assert!(first.text().ends_with("begun oldsaved\n"), "{}", first.text());
+    assert!(second.text().ends_with("begun newsaved\n"), "{}", second.text());
+}
+
 #[test]
 fn the_image_is_known_again_after_the_index_was_lost() {
     let world = World::echo();

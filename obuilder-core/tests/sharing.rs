@@ -257,6 +257,71 @@ fn of_two_processes_one_builds_and_the_other_waits() {
 }
 
 #[test]
+fn a_client_hears_what_its_step_waits_for_before_it_begins() {
+    let world = World::echo();
+    let id = ResultId::of(b"a step");
+    let (release, released) = channel::<()>();
+    let work: Work = Box::new(move |workspace| {
+        (workspace.waiting)("a slot");
+        released.recv().unwrap();
+        workspace.log.write(b"begun\n").map(|()| None).map_err(unreachable)
+    });
+    let said = Transcript::default();
+    thread::scope(|scope| {
+        let build = scope.spawn(|| obtain(&world.cache, request(&id, work), &Cancel::new(), &said));
+        said.wait_for("waiting: a slot");
+        release.send(()).unwrap();
+        build.join().unwrap().unwrap();
+    });
+    assert_eq!(said.text(), "waiting: a slot\nbegun\nsaved\n");
+}
+
+/// The original let a slow terminal hold a cancelled step; so did we.
+#[test]
+fn a_client_leaves_at_once_though_its_step_prints_faster_than_it_reads() {
+    let world = World::echo();
+    let id = ResultId::of(b"a step");
+    let work: Work = Box::new(|workspace| {
+        while !workspace.cancel.is_cancelled() {
+            workspace.log.write(&[b'x'; 4096]).map_err(unreachable)?;
+            workspace.cancel.wait_timeout(Duration::from_micros(50));
+        }
+        Err(StepFailure::Cancelled)
+    });
+    let (said, cancel) = (Transcript::default(), Cancel::new());
+    thread::scope(|scope| {
+        let build = scope.spawn(|| obtain(&world.cache, request(&id, work), &cancel, &said));
+        said.wait_for("xxxx");
+        cancel.cancel();
+        assert!(matches!(*build.join().unwrap().unwrap_err(), StepFailure::Cancelled));
+    });
+    world.store.assert_nothing_held();
+}
+
+#[test]
+fn what_is_left_of_failed_steps_is_collected_too() {
+    let world = World::new(StrictSandbox::new(|call| {
+        call.log.write(b"what it said\n").unwrap();
+        Ok(Outcome::Exited(1))
+    }));
+    let options = Options { keep_failed: true, ..Options::default() };
+    let (result, _) = world.build_with(TEXT, &world.context(), &options, &Cancel::new());
+    let Err(BuildError::Step { id, kept: true, .. }) = result else { panic!("{result:?}") };
+    let (result, _) = world.build(TEXT);
+    assert!(
+        matches!(result, Err(BuildError::Step { kept: false, .. })),
+        "the older tree does not fit the new log"
+    );
+    let failure = world.cache.failures().unwrap().remove(0);
+    assert_eq!((failure.id, failure.kept), (id.clone(), false));
+    let limits = GcLimits { older_than: Some(Duration::ZERO), ..GcLimits::default() };
+    let report = world.cache.gc(&limits, false).unwrap();
+    assert_eq!(report.deleted[0], (id, "what it said\n".len() as u64));
+    assert_eq!(world.cache.failures().unwrap(), []);
+    assert_eq!(fs::read_dir(world.store.state_dir().join("failed-logs")).unwrap().count(), 0);
+}
+
+#[test]
 fn many_builds_at_once_end_alike_whoever_is_cancelled() {
     let world = World::echo();
     let text = "((build a ((from image) (run (shell one)) (run (shell two)))) (from image) (run (shell one))

@@ -1,6 +1,6 @@
 //! Making room: what may go, what stays and why.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::{CacheError, ResultCache};
@@ -33,30 +33,27 @@ pub struct GcReport {
 impl ResultCache {
     /// Deletes results that nothing stands on, the longest unused first, until the limits are met.
     ///
-    /// Kept trees of failed steps go before any result. What a build uses stays. A dry run deletes nothing and tells
+    /// What is kept of failed steps (trees and logs) goes before any result. What a build uses stays. A dry run deletes nothing and tells
     /// the same.
     pub fn gc(&self, limits: &GcLimits, dry_run: bool) -> Result<GcReport, CacheError> {
         self.flush();
         let sizes = self.sizes()?;
         let mut room = Room::new(limits, sizes.values().sum(), self.store().usage()?.free);
         let mut report = GcReport::default();
-        for id in self.store().kept_ids()? {
-            if room.wanted() {
-                self.delete_into(
-                    &mut report,
-                    &mut room,
-                    &id,
-                    sizes.get(&id).copied().unwrap_or(0),
-                    dry_run,
-                )?;
+        let expired = limits
+            .older_than
+            .map(|age| self.index.older_than(age))
+            .transpose()?
+            .unwrap_or_default();
+        let doomed = |room: &Room, id: &ResultId| room.wanted() || expired.contains(id);
+        for id in self.failed_ids()? {
+            if doomed(&room, &id) {
+                let size = sizes.get(&id).copied().unwrap_or(0);
+                self.delete_into(&mut report, &mut room, &id, size, dry_run)?;
             }
         }
-        let expired: Vec<_> = match limits.older_than {
-            Some(age) => self.index.older_than(age)?,
-            None => Vec::new(),
-        };
         let mut plan = Plan::new(self.entries()?);
-        while let Some(id) = plan.longest_unused(|id| room.wanted() || expired.contains(id)) {
+        while let Some(id) = plan.longest_unused(|id| doomed(&room, id)) {
             let size = sizes.get(&id).copied().unwrap_or(0);
             let gone = self.delete_into(&mut report, &mut room, &id, size, dry_run)?;
             plan.done(&id, gone);
@@ -69,7 +66,7 @@ impl ResultCache {
     pub fn clean(&self) -> Result<GcReport, CacheError> {
         let report = self.gc(&GcLimits { max_size: Some(0), ..GcLimits::default() }, false)?;
         for failure in self.failures()? {
-            self.forget_failure(&failure.id)?;
+            self.forget(&failure.id)?;
         }
         for (name, _) in self.store().caches()? {
             self.store().delete_cache(name.as_ref())?;
@@ -104,15 +101,34 @@ impl ResultCache {
         Ok(doomed)
     }
 
+    /// Ids of which there is no result but a log or a tree of a failure, the longest ago first.
+    fn failed_ids(&self) -> Result<Vec<ResultId>, CacheError> {
+        let results: HashSet<_> = self.store().results()?.into_iter().collect();
+        let mut ids: Vec<_> =
+            self.failures()?.into_iter().rev().map(|failure| failure.id).collect();
+        let unknown: Vec<_> =
+            self.store().kept_ids()?.into_iter().filter(|id| !ids.contains(id)).collect();
+        ids.extend(unknown);
+        ids.retain(|id| !results.contains(id));
+        Ok(ids)
+    }
+
+    /// Bytes of every result and of what is kept of failed steps.
     fn sizes(&self) -> Result<HashMap<ResultId, u64>, CacheError> {
-        let mut ids = self.store().results()?;
-        ids.extend(self.store().kept_ids()?);
-        let size = |id: ResultId| match self.store().size(&id) {
-            // It went while we were looking.
-            Err(StoreError::Missing(_)) => Ok((id, 0)),
-            size => Ok((id, size?)),
-        };
-        ids.into_iter().map(size).collect()
+        let mut sizes = HashMap::new();
+        let ids = self.store().results()?.into_iter().chain(self.store().kept_ids()?);
+        for id in ids.collect::<HashSet<_>>() {
+            match self.store().size(&id) {
+                // It went while we were looking.
+                Err(StoreError::Missing(_)) => {}
+                size => drop(sizes.insert(id, size?)),
+            }
+        }
+        for failure in self.failures()? {
+            let log = std::fs::metadata(&failure.log).map_or(0, |log| log.len());
+            *sizes.entry(failure.id).or_insert(0) += log;
+        }
+        Ok(sizes)
     }
 
     /// Deletes one result and enters that in the report; says whether it has gone.
@@ -136,17 +152,11 @@ impl ResultCache {
                     return Ok(false);
                 }
             }
-            self.forget_failure(id)?;
+            self.forget(id)?;
         }
         room.freed(size);
         report.deleted.push((id.clone(), size));
         Ok(true)
-    }
-
-    fn forget_failure(&self, id: &ResultId) -> Result<(), CacheError> {
-        self.index.remove(id)?;
-        self.remove_failed_log(id);
-        Ok(())
     }
 }
 

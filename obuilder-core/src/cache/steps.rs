@@ -1,7 +1,7 @@
 //! Building one step: from the cache, together with others, or anew.
 
 use std::collections::hash_map::Entry;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -20,9 +20,6 @@ use crate::index::IndexError;
 use crate::interpreter::CopyError;
 use crate::log::BuildLog;
 use crate::progress::{Event, Observer, Stage, StepEnd};
-
-/// How often a step looks again whether a result that it must replace is still in use.
-const RETIRE_RETRY: Duration = Duration::from_millis(50);
 
 /// Bytes of a log that are passed on at a time.
 const CHUNK: usize = 64 * 1024;
@@ -195,7 +192,14 @@ impl ResultCache {
                 drop(in_progress);
                 let (cache, executed) = (self.clone(), running.clone());
                 let plan = Plan { id, base, heading, keep_failed };
-                std::thread::spawn(move || cache.run_to_end(&plan, &executed));
+                let thread = std::thread::Builder::new().name(format!("step {}", plan.id.short()));
+                let id = plan.id.clone();
+                if let Err(source) = thread.spawn(move || cache.run_to_end(&plan, &executed)) {
+                    let path = self.store.state_dir().to_owned();
+                    let failure =
+                        StepFailure::File { action: "start a thread for a step in", path, source };
+                    self.end(&id, &running, Err(Arc::new(failure)));
+                }
                 Ok((running, number))
             }
         }
@@ -206,19 +210,27 @@ impl ResultCache {
     }
 
     /// The thread of a step: builds it and tells its clients.
-    fn run_to_end(&self, plan: &Plan, running: &Running) {
+    fn run_to_end(&self, plan: &Plan, running: &Arc<Running>) {
         let built = catch_unwind(AssertUnwindSafe(|| self.execute(plan, running)));
         let ending: Ending = match built {
             Ok(Ok((snapshot, cached))) => Ok((Arc::new(snapshot), cached)),
             Ok(Err(failure)) => Err(Arc::new(failure)),
             Err(panic) => Err(Arc::new(StepFailure::Panicked(panic_text(&*panic)))),
         };
+        self.end(&plan.id, running, ending);
+    }
+
+    fn end(&self, id: &ResultId, running: &Running, ending: Ending) {
         // First out of the table: whoever comes now looks at the store again.
-        self.in_progress().remove(&plan.id);
+        self.in_progress().remove(id);
         running.publish_ending(ending);
     }
 
-    fn execute(&self, plan: &Plan, running: &Running) -> Result<(Snapshot, bool), StepFailure> {
+    fn execute(
+        &self,
+        plan: &Plan,
+        running: &Arc<Running>,
+    ) -> Result<(Snapshot, bool), StepFailure> {
         let waiting = || running.publish_waiting("another process is building this step");
         let state = self.store.state_dir();
         let lock =
@@ -230,6 +242,8 @@ impl ResultCache {
             self.touch(&plan.id);
             return Ok((snapshot, true));
         }
+        // Held until the result is in the index: whoever deletes the base then finds what stands on it.
+        let _base = plan.base.as_ref().map(|base| self.store.result(base)).transpose()?;
         loop {
             let Some((client, work)) = running.next_work() else {
                 return Err(StepFailure::Cancelled);
@@ -279,93 +293,28 @@ impl ResultCache {
             self.store.result(&plan.id)?.ok_or_else(|| StoreError::Missing(plan.id.clone()))?;
         Ok((snapshot, false))
     }
-
-    /// Puts away what is left of a failed step: its log, and its tree if wanted. Gives the failure back.
-    fn bury(&self, plan: &Plan, pending: Box<dyn Pending>, failure: StepFailure) -> StepFailure {
-        if matches!(failure, StepFailure::Cancelled) {
-            if let Err(error) = pending.discard() {
-                tracing::warn!("{error}");
-            }
-            return failure;
-        }
-        let kept_log = self.keep_log(plan, &pending.dir().join("log"));
-        let keep = plan.keep_failed && matches!(failure, StepFailure::Command(_));
-        let buried = if keep { pending.keep() } else { pending.discard() };
-        for error in [kept_log.err().map(StepFailure::from), buried.err().map(StepFailure::from)]
-            .into_iter()
-            .flatten()
-        {
-            tracing::warn!("{error}");
-        }
-        if let Err(error) =
-            self.index.add_failure(&plan.id, &plan.heading, &failure.to_string(), keep)
-        {
-            tracing::warn!("{error}");
-        }
-        failure
-    }
-
-    fn keep_log(&self, plan: &Plan, log: &Path) -> Result<(), StoreError> {
-        let target = self.failed_log(&plan.id);
-        let dir = target.parent().expect("the log lies in a directory");
-        fs::create_dir_all(dir).and_then(|()| fs::copy(log, &target)).map(drop).map_err(|source| {
-            StoreError::io(
-                format!("keep the log of the failed step as `{}`", target.display()),
-                source,
-            )
-        })
-    }
-
-    /// Deletes a result and everything that stands on it, waiting for whoever still uses them.
-    pub(crate) fn retire(
-        &self,
-        id: &ResultId,
-        cancel: &Cancel,
-        waiting: &dyn Fn(&str),
-    ) -> Result<(), StepFailure> {
-        for old in self.index.with_descendants(id)? {
-            let mut told = false;
-            loop {
-                match self.store.delete(&old) {
-                    Ok(_) => break,
-                    Err(StoreError::InUse(_)) => {
-                        if !std::mem::replace(&mut told, true) {
-                            waiting(&format!(
-                                "result {} must go, and another build still uses it",
-                                old.short()
-                            ));
-                        }
-                        if cancel.wait_timeout(RETIRE_RETRY) {
-                            return Err(StepFailure::Cancelled);
-                        }
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            self.index.remove(&old)?;
-        }
-        Ok(())
-    }
 }
 
 /// What a step's thread needs to know.
-struct Plan {
-    id: ResultId,
+pub(super) struct Plan {
+    pub(super) id: ResultId,
     base: Option<ResultId>,
-    heading: String,
-    keep_failed: bool,
+    pub(super) heading: String,
+    pub(super) keep_failed: bool,
 }
 
 /// Does the work once in a fresh tree.
 fn attempt(
     pending: &dyn Pending,
-    running: &Running,
+    running: &Arc<Running>,
     work: Work,
 ) -> Result<(Option<MetaBase>, Duration), StepFailure> {
     let path = pending.dir().join("log");
     let log = BuildLog::create(&path)
         .map_err(|source| StoreError::io(format!("create the log `{}`", path.display()), source))?;
-    running.publish_log(log.clone());
+    // Until there is something to read, clients hear what the step waits for.
+    let (published, clients) = (log.clone(), running.clone());
+    log.on_begin(move || clients.publish_log(published));
     let started = Instant::now();
     let waiting = |reason: &str| running.publish_waiting(reason);
     let workspace =
@@ -436,6 +385,9 @@ fn replay(snapshot: &Snapshot, client: &Client<'_>) -> Result<(), StepFailure> {
     };
     let mut buffer = [0; 8192];
     loop {
+        if client.cancel.is_cancelled() {
+            return Err(StepFailure::Cancelled);
+        }
         match file.read(&mut buffer).map_err(fail)? {
             0 => return Ok(()),
             read => client.tell(Event::Output { bytes: &buffer[..read] }),

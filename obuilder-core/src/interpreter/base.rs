@@ -17,12 +17,8 @@ use crate::progress::Event;
 use crate::sexp::{Node, Sexp};
 use crate::spec::from_heading;
 
-/// A base image that is in the store.
-#[derive(Clone)]
-pub(super) struct Imported {
-    pub(super) result: Arc<Snapshot>,
-    pub(super) env: Vec<(BString, BString)>,
-}
+/// The environment of an image: names and values.
+pub(super) type Env = Vec<(BString, BString)>;
 
 /// Whether the result that stands for an image still is that image.
 pub(super) enum Freshness {
@@ -63,43 +59,46 @@ pub(super) fn freshness(
 }
 
 impl Build<'_> {
-    /// The base image `name`: imported if it is not there or has changed.
-    pub(super) fn base(&self, name: &BStr, client: &Client<'_>) -> Result<Imported, BuildError> {
+    /// The base image `name`, imported if it is not there or has changed, and its environment.
+    pub(super) fn base(
+        &self,
+        name: &BStr,
+        client: &Client<'_>,
+    ) -> Result<(Arc<Snapshot>, Env), BuildError> {
         let heading = from_heading(name);
         client.tell(Event::Heading { text: &heading });
         let id = base_id(name);
-        let known = self
-            .bases
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name.as_bytes().as_bstr())
-            .cloned();
-        let mut fresh = false;
-        if known.is_none() {
-            fresh = self.renews(&id);
-            if let Freshness::Changed =
-                freshness(&self.builder.cache, &*self.builder.fetcher, name, &id)?
-            {
-                let text = format!(
-                    "the base image `{name}` has changed: it and what was built on it is built anew"
-                );
-                client.tell(Event::Warning { text: &text });
-                fresh = true;
-            }
-        }
+        let first =
+            self.bases.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        let fresh = first && (self.renews(&id) || self.has_changed(name, &id, client)?);
         let result = self.step(self.import(name, id, heading, fresh), client)?;
         let env = saved_env(&result).map_err(|source| {
+            let path = result.env();
             StoreError::io(
-                format!("read the environment of the base image `{}`", result.env().display()),
+                format!("read the environment of the base image `{}`", path.display()),
                 source,
             )
         })?;
-        let imported = Imported { result, env };
-        self.bases
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name.to_owned(), imported.clone());
-        Ok(imported)
+        Ok((result, env))
+    }
+
+    fn has_changed(
+        &self,
+        name: &BStr,
+        id: &ResultId,
+        client: &Client<'_>,
+    ) -> Result<bool, BuildError> {
+        let changed = matches!(
+            freshness(&self.builder.cache, &*self.builder.fetcher, name, id)?,
+            Freshness::Changed
+        );
+        if changed {
+            let text = format!(
+                "the base image `{name}` has changed: it and what was built on it is built anew"
+            );
+            client.tell(Event::Warning { text: &text });
+        }
+        Ok(changed)
     }
 
     fn import(&self, name: &BStr, id: ResultId, heading: String, fresh: bool) -> StepRequest {
@@ -137,7 +136,7 @@ fn save_env(dir: &Path, env: &[(BString, BString)]) -> io::Result<()> {
 }
 
 /// Reads it back; a result without the file has no environment.
-pub(super) fn saved_env(result: &Snapshot) -> io::Result<Vec<(BString, BString)>> {
+pub(super) fn saved_env(result: &Snapshot) -> io::Result<Env> {
     let bytes = match fs::read(result.env()) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -154,7 +153,7 @@ pub(super) fn saved_env(result: &Snapshot) -> io::Result<Vec<(BString, BString)>
     env_of(&record).ok_or_else(bad)
 }
 
-fn env_of(record: &Node) -> Option<Vec<(BString, BString)>> {
+fn env_of(record: &Node) -> Option<Env> {
     let [field] = record.as_list()? else { return None };
     let [name, pairs] = field.as_list()? else { return None };
     if name.as_atom()? != "env" {

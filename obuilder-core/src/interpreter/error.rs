@@ -95,12 +95,11 @@ impl BuildError {
         failure: Arc<StepFailure>,
         id: ResultId,
         heading: String,
-        keep: bool,
+        kept: bool,
     ) -> Self {
         match &*failure {
             StepFailure::Cancelled => Self::Cancelled,
-            StepFailure::Command(_) => Self::Step { id, heading, kept: keep, source: failure },
-            _ => Self::Step { id, heading, kept: false, source: failure },
+            _ => Self::Step { id, heading, kept, source: failure },
         }
     }
 
@@ -195,6 +194,14 @@ pub enum CopyError {
         /// The link.
         link: BString,
     },
+    /// Directories in directories in directories.
+    #[error("`{path}` lies more than {limit} directories deep")]
+    TooDeep {
+        /// In the source.
+        path: BString,
+        /// How deep it may lie.
+        limit: usize,
+    },
     /// Something that cannot be copied.
     #[error("`{path}` is {kind}")]
     Kind {
@@ -247,6 +254,7 @@ impl CopyError {
                 Some("regular files, directories and symbolic links can be copied".to_owned())
             }
             Self::Changed(_) => Some("build again when nothing writes to the context".to_owned()),
+            Self::TooDeep { .. } => Some("leave it out with `exclude`".to_owned()),
             Self::Shape(_) | Self::Target { .. } | Self::Io { .. } => None,
         }
     }

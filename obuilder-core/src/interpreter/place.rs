@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -102,9 +102,8 @@ impl<'a> Target<'a> {
         name: &BStr,
         cancel: &Cancel,
     ) -> Result<(), CopyError> {
-        let (from, there) = source
-            .parent_of(item.path())
-            .map_err(|_| CopyError::Changed(item.path().to_owned()))?;
+        let (from, there) =
+            source.parent_of(item.path()).map_err(|error| source.vanished(item.path(), error))?;
         self.item(item, &Place { source, from: &from, there, into, path, name, cancel })
     }
 
@@ -120,8 +119,8 @@ impl<'a> Target<'a> {
     }
 
     fn file(&self, source: &BString, sha256: &str, at: &Place<'_>) -> Result<(), CopyError> {
-        let changed = |_| CopyError::Changed(source.clone());
-        let mut from = open_file(at.from, at.there).map_err(changed)?;
+        let mut from = open_file(at.from, at.there)
+            .map_err(|error| at.source.vanished(source.as_bstr(), error))?;
         let stat = rustix::fs::fstat(&from)
             .map_err(|error| at.source.fail("look at", source.as_bstr(), error.into()))?;
         self.clear(at)?;
@@ -131,7 +130,10 @@ impl<'a> Target<'a> {
         let to = rustix::fs::openat(at.into, at.name.as_bytes(), flags, Mode::from_raw_mode(0o600))
             .map_err(|error| write("create")(error.into()))?;
         let mut to = File::from(to);
-        if digest(&mut from, &mut to).map_err(write("write"))? != sha256 {
+        let unread = |error| at.source.fail("read", source.as_bstr(), error);
+        let copied =
+            digest(&mut from, unread, |bytes| to.write_all(bytes).map_err(write("write")))?;
+        if copied != sha256 {
             return Err(CopyError::Changed(source.clone()));
         }
         let mode = if stat.st_mode & 0o111 == 0 { 0o644 } else { 0o755 };
@@ -140,7 +142,7 @@ impl<'a> Target<'a> {
 
     fn symlink(&self, source: &BString, target: &BString, at: &Place<'_>) -> Result<(), CopyError> {
         let stat = rustix::fs::statat(at.from, at.there, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|_| CopyError::Changed(source.clone()))?;
+            .map_err(|error| at.source.vanished(source.as_bstr(), error))?;
         self.clear(at)?;
         let name = at.name.as_bytes();
         let made = rustix::fs::symlinkat(target.as_bytes(), at.into, name)
@@ -163,7 +165,8 @@ impl<'a> Target<'a> {
         children: &[Manifest],
         at: &Place<'_>,
     ) -> Result<(), CopyError> {
-        let from = open_dir(at.from, at.there).map_err(|_| CopyError::Changed(source.clone()))?;
+        let from = open_dir(at.from, at.there)
+            .map_err(|error| at.source.vanished(source.as_bstr(), error))?;
         let stat = rustix::fs::fstat(&from)
             .map_err(|error| at.source.fail("look at", source.as_bstr(), error.into()))?;
         let into = self.make_dirs(at.path)?;
@@ -174,6 +177,10 @@ impl<'a> Target<'a> {
                 child,
                 &Place { from: &from, there: name, into: &into, path: &path, name, ..*at },
             )?;
+        }
+        if at.path.components().all(|part| part == Component::CurDir) {
+            // The root of the tree is the home itself: it keeps its owner, by whom the sandbox knows whose the tree is.
+            return Ok(());
         }
         self.finish(&into, &stat, 0o755)
             .map_err(|error| self.fail("set the owner, mode and time of", at.path, error))

@@ -117,7 +117,11 @@ fn perform(
         sandbox.run(&step, &rootfs, workspace.log, workspace.cancel, workspace.waiting)?;
     // A cancelled command was stopped anywhere: what it left in a cache is not worth keeping.
     if outcome != Outcome::Cancelled {
-        leases.into_iter().try_for_each(|lease| lease.release().map(drop))?;
+        for (lease, mount) in leases.into_iter().zip(&step.caches) {
+            if let Err(error) = lease.release() {
+                tracing::warn!("the cache `{}` stays as it was: {error}", mount.id);
+            }
+        }
     }
     match outcome {
         Outcome::Exited(0) => Ok(()),

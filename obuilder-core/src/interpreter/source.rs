@@ -18,6 +18,9 @@ use crate::manifest::Manifest;
 /// Bytes read from a file at a time.
 const CHUNK: usize = 128 * 1024;
 
+/// How many directories deep a source may go. Each holds a descriptor or two while it is copied.
+const MAX_DEPTH: usize = 100;
+
 /// A directory that files are copied from.
 pub(super) struct Source {
     root: OwnedFd,
@@ -86,21 +89,23 @@ impl Source {
         exclude: &[BString],
     ) -> Result<Manifest, CopyError> {
         let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| self.vanished(&path, error))?;
+            .map_err(|error| self.vanished(path.as_bstr(), error))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
-                let sha256 =
-                    open_file(parent, name).and_then(|mut file| digest(&mut file, &mut io::sink()));
-                let sha256 = sha256.map_err(|error| self.fail("read", path.as_bstr(), error))?;
+                let mut file = open_file(parent, name)
+                    .map_err(|error| self.vanished(path.as_bstr(), error))?;
+                let unread = |error| self.fail("read", path.as_bstr(), error);
+                let sha256 = digest(&mut file, unread, |_| Ok(()))?;
                 Ok(Manifest::File { path, sha256 })
             }
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(parent, name, Vec::new());
-                let target = target.map_err(|error| self.vanished(&path, error))?;
+                let target = target.map_err(|error| self.vanished(path.as_bstr(), error))?;
                 Ok(Manifest::Symlink { path, target: target.into_bytes().into() })
             }
             FileType::Directory => {
-                let dir = open_dir(parent, name).map_err(|error| self.vanished(&path, error))?;
+                let dir =
+                    open_dir(parent, name).map_err(|error| self.vanished(path.as_bstr(), error))?;
                 self.directory(&dir, path, exclude)
             }
             FileType::Fifo => Err(CopyError::Kind { path, kind: "a FIFO" }),
@@ -115,6 +120,9 @@ impl Source {
         path: BString,
         exclude: &[BString],
     ) -> Result<Manifest, CopyError> {
+        if path.find_iter(b"/").count() >= MAX_DEPTH {
+            return Err(CopyError::TooDeep { path, limit: MAX_DEPTH });
+        }
         let names = names(dir).map_err(|error| self.fail("list", path.as_bstr(), error))?;
         let wanted = names.into_iter().filter(|name| !exclude.contains(name));
         let child = |name: BString| {
@@ -154,13 +162,14 @@ impl Source {
         CopyError::Missing { path: src.to_owned(), dir: self.path.clone(), nearest }
     }
 
-    /// What was there a moment ago and is not any more.
-    fn vanished(&self, path: &BString, error: Errno) -> CopyError {
-        match error {
-            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::INVAL => {
-                CopyError::Changed(path.clone())
+    /// What was there a moment ago and is not any more, or not the same kind of thing; or another failure to open it.
+    pub(super) fn vanished(&self, path: &BStr, error: impl Into<io::Error>) -> CopyError {
+        let error = error.into();
+        match Errno::from_io_error(&error) {
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::INVAL) => {
+                CopyError::Changed(path.to_owned())
             }
-            error => self.fail("look at", path.as_bstr(), error.into()),
+            _ => self.fail("open", path, error),
         }
     }
 
@@ -181,16 +190,21 @@ pub(super) fn open_file(parent: impl AsFd, name: &[u8]) -> io::Result<File> {
     Ok(File::from(rustix::fs::openat(parent, name, flags, Mode::empty())?))
 }
 
-/// Copies `file` to `out` and gives the SHA-256 of what was copied.
-pub(super) fn digest(file: &mut File, out: &mut dyn io::Write) -> io::Result<String> {
+/// Reads `file` to its end, gives each piece to `piece`, and the SHA-256 of all of it. The reading's errors go through
+/// `unread`.
+pub(super) fn digest(
+    file: &mut File,
+    unread: impl Fn(io::Error) -> CopyError,
+    mut piece: impl FnMut(&[u8]) -> Result<(), CopyError>,
+) -> Result<String, CopyError> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; CHUNK];
     loop {
-        match file.read(&mut buffer)? {
+        match file.read(&mut buffer).map_err(&unread)? {
             0 => return Ok(hex::encode(hash.finalize())),
             read => {
                 hash.update(&buffer[..read]);
-                out.write_all(&buffer[..read])?;
+                piece(&buffer[..read])?;
             }
         }
     }

@@ -1,0 +1,93 @@
+//! What is left of a failed step: its log, and on demand its tree.
+
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::ResultCache;
+use super::steps::{Plan, StepFailure};
+use crate::contracts::Pending;
+use crate::error::StoreError;
+use crate::id::ResultId;
+
+impl ResultCache {
+    /// Puts away what is left of a failed step, in place of what an earlier failure left. Gives the failure back.
+    pub(super) fn bury(
+        &self,
+        plan: &Plan,
+        pending: Box<dyn Pending>,
+        failure: StepFailure,
+    ) -> StepFailure {
+        if matches!(failure, StepFailure::Cancelled) {
+            warn(pending.discard());
+            return failure;
+        }
+        warn(self.keep_log(&plan.id, &pending.dir().join("log")));
+        let keep = plan.keep_failed && matches!(failure, StepFailure::Command(_));
+        let kept = keep && warn(pending.keep());
+        if !keep {
+            // An older tree would not fit the new log. There is no result of this id: its step has just failed.
+            warn(self.store.delete(&plan.id));
+        }
+        if let Err(error) = self.index.add_failure(&plan.id, &plan.heading, &chain(&failure), kept)
+        {
+            tracing::warn!("{error}");
+        }
+        failure
+    }
+
+    fn keep_log(&self, id: &ResultId, log: &Path) -> Result<(), StoreError> {
+        let target = self.failed_log(id);
+        let dir = target.parent().expect("the log lies in a directory");
+        fs::create_dir_all(dir).and_then(|()| fs::copy(log, &target)).map(drop).map_err(|source| {
+            StoreError::io(
+                format!("keep the log of the failed step as `{}`", target.display()),
+                source,
+            )
+        })
+    }
+
+    /// Where the log of a failed step is kept.
+    pub(super) fn failed_log(&self, id: &ResultId) -> PathBuf {
+        self.store.state_dir().join("failed-logs").join(id.as_str())
+    }
+
+    /// Forgets a failed step. A full disk does not matter: the next start makes up for it.
+    pub(super) fn forget(&self, id: &ResultId) -> Result<(), super::CacheError> {
+        self.remove_failed_log(id);
+        match self.index.remove(id) {
+            Err(error) if error.is_full() => {
+                tracing::warn!("{error}; the next start will make up for it")
+            }
+            removed => removed?,
+        }
+        Ok(())
+    }
+
+    /// Removes the log of a failed step.
+    pub(super) fn remove_failed_log(&self, id: &ResultId) {
+        let path = self.failed_log(id);
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!("failed to remove `{}`: {error}", path.display());
+        }
+    }
+}
+
+/// Tells what went wrong while clearing up; says whether nothing did.
+fn warn<T>(done: Result<T, StoreError>) -> bool {
+    done.inspect_err(|error| tracing::warn!("{}", chain(error))).is_ok()
+}
+
+/// An error with all its causes, on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
