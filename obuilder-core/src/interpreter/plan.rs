@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bstr::{BString, ByteSlice};
 
-use super::base::{Freshness, freshness, saved_env};
+use super::base::{Env, Freshness, freshness, saved_env};
 use super::{BuildError, Builder, Context, Scope, State, run};
 use crate::contracts::Snapshot;
 use crate::id::{ResultId, base_id};
@@ -117,7 +117,7 @@ impl Builder {
         Ok(base)
     }
 
-    fn plan_base(&self, spec: &Spec) -> Result<(Expected, Vec<(BString, BString)>), BuildError> {
+    fn plan_base(&self, spec: &Spec) -> Result<(Expected, Env), BuildError> {
         let name = spec.from.as_bstr();
         let id = base_id(name);
         let changed =
