@@ -26,7 +26,7 @@ use crate::contracts::{Fingerprint, Store};
 use crate::error::StoreError;
 use crate::id::ResultId;
 use crate::index::Index;
-use meta::Meta;
+use meta::{Meta, Surroundings};
 use running::Running;
 
 /// Why the cache could not do what it was asked.
@@ -203,6 +203,16 @@ impl ResultCache {
             Ok(file) => Ok(LogSource { file, failed }),
             Err(source) => Err(CacheError::Log { path, source }),
         }
+    }
+
+    /// What the step of a result or of a kept failed tree ran in, where that is known.
+    pub fn surroundings(&self, id: &ResultId) -> Result<Surroundings, CacheError> {
+        let snapshot = match self.store.result(id)? {
+            Some(snapshot) => Some(snapshot),
+            None => self.store.kept(id)?,
+        };
+        let meta = snapshot.and_then(|snapshot| Meta::read(snapshot.dir()));
+        Ok(meta.unwrap_or_default().surroundings)
     }
 
     /// Which image the base result `id` was imported from, where that is known.

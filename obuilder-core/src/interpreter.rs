@@ -21,6 +21,7 @@ use bstr::{BString, ByteSlice};
 pub use error::{BuildError, CopyError, Kind};
 pub use plan::{Plan, PlanState, PlanStep};
 
+use crate::cache::meta::Surroundings;
 use crate::cache::{Client, ResultCache, StepRequest};
 use crate::cancel::Cancel;
 use crate::contracts::{Fetcher, Sandbox, Snapshot};
@@ -73,7 +74,7 @@ impl Context {
 /// How to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
-    /// Build every step anew, and retire the results there were.
+    /// Build every step anew (not the base images); each new result replaces the old one and what stood on that.
     pub no_cache: bool,
     /// Keep the tree of a failed step.
     pub keep_failed: bool,
@@ -151,6 +152,16 @@ impl State {
             user: context.user.clone(),
             workdir: context.workdir.clone(),
             shell: context.shell.clone(),
+        }
+    }
+
+    /// What a step that uses `network` runs in, to be remembered with its result.
+    fn surroundings(&self, network: &[BString]) -> Surroundings {
+        let text = |bytes: &BString| bytes.to_str_lossy().into_owned();
+        Surroundings {
+            workdir: text(&self.workdir),
+            env: self.env.iter().map(|(name, value)| (text(name), text(value))).collect(),
+            network: network.iter().map(text).collect(),
         }
     }
 

@@ -213,11 +213,44 @@ fn no_cache_builds_every_step_once_more() {
     result.unwrap();
     assert_eq!(
         (said.count("saved"), said.count("cached")),
-        (3, 2),
-        "the nested build's steps are shared\n{}",
+        (2, 3),
+        "the images stay, and the nested build's step is shared\n{}",
         said.text()
     );
     world.store.assert_nothing_held();
+}
+
+#[test]
+fn no_cache_leaves_the_old_result_until_there_is_a_new_one() {
+    let fails = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let failing = fails.clone();
+    let world = World::new(StrictSandbox::new(move |_| {
+        Ok(Outcome::Exited(i32::from(failing.load(std::sync::atomic::Ordering::SeqCst))))
+    }));
+    let text = "((from image) (run (shell one)))";
+    let other = world.build("((from image) (run (shell other)))").0.unwrap();
+    let id = world.build(text).0.unwrap();
+    fails.store(true, std::sync::atomic::Ordering::SeqCst);
+    let options = Options { no_cache: true, ..Options::default() };
+    world.build_with(text, &world.context(), &options, &Cancel::new()).0.unwrap_err();
+    assert!(world.store.result(&id).unwrap().is_some());
+    fails.store(false, std::sync::atomic::Ordering::SeqCst);
+    world.build_with(text, &world.context(), &options, &Cancel::new()).0.unwrap();
+    assert!(world.store.result(&other).unwrap().is_some(), "other builds keep what is theirs");
+}
+
+#[test]
+fn a_result_remembers_what_its_step_ran_in() {
+    let world = World::echo();
+    let text = "((from image) (env A b) (workdir /w) (run (network host) (shell one)))";
+    let id = world.build(text).0.unwrap();
+    let surroundings = world.cache.surroundings(&id).unwrap();
+    assert_eq!(
+        (surroundings.workdir.as_str(), &surroundings.network[..]),
+        ("/w", &["host".to_owned()][..])
+    );
+    assert_eq!(surroundings.env[0], ("A".into(), "b".into()));
+    assert_eq!(surroundings.env.len(), 3, "with the image's");
 }
 
 #[test]

@@ -133,7 +133,16 @@ fn the_last_client_that_gives_up_takes_the_step_along_and_the_next_starts_afresh
 
 fn request(id: &ResultId, work: Work) -> StepRequest {
     let heading = "a step".to_owned();
-    StepRequest { id: id.clone(), base: None, heading, work, keep_failed: false, fresh: false }
+    let surroundings = Default::default();
+    StepRequest {
+        id: id.clone(),
+        base: None,
+        heading,
+        work,
+        keep_failed: false,
+        fresh: false,
+        surroundings,
+    }
 }
 
 fn obtain(

@@ -68,39 +68,27 @@ fn throw_away() -> ResultId {
     ResultId::of(format!("shell {} {}", std::process::id(), now.as_nanos()).as_bytes())
 }
 
-/// The shell, where the step of `id` ran.
+/// The shell, in what the step of `id` ran in.
 fn step(
     cache: &ResultCache,
     id: &ResultId,
     command: Vec<std::ffi::OsString>,
 ) -> Result<Step, CommandError> {
-    let failures = cache.failures()?;
-    let failed = failures.iter().find(|failure| failure.id == *id);
-    let heading = match failed {
-        Some(failure) => Some(failure.heading.clone()),
-        None => cache.entry(id)?.and_then(|entry| entry.heading),
-    };
+    let surroundings = cache.surroundings(id)?;
     let command: Vec<BString> = command
         .into_iter()
         .map(|word| Vec::from_os_string(word).unwrap_or_default().into())
         .collect();
     let shell = || ["/usr/bin/env", "bash"].map(BString::from).to_vec();
+    let env = surroundings.env.into_iter().map(|(name, value)| (name.into(), value.into()));
     Ok(Step {
         argv: if command.is_empty() { shell() } else { command },
-        workdir: heading.as_deref().map_or("/", workdir).into(),
-        env: Vec::new(),
+        workdir: surroundings.workdir.into(),
+        env: env.collect(),
         user: User::ROOT,
-        network: vec!["host".into()],
+        network: surroundings.network.into_iter().map(BString::from).collect(),
         caches: Vec::new(),
         secrets: Vec::new(),
         timeout: None,
     })
-}
-
-/// The working directory in a heading `WORKDIR: OP`.
-fn workdir(heading: &str) -> &str {
-    match heading.split_once(": (") {
-        Some((workdir, _)) if workdir.starts_with('/') => workdir,
-        _ => "/",
-    }
 }

@@ -4,11 +4,12 @@ use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::ResultCache;
 use super::steps::{Plan, StepFailure};
 use crate::contracts::Pending;
-use crate::error::StoreError;
+use crate::error::{FetchError, SandboxError, StoreError};
 use crate::id::ResultId;
 
 impl ResultCache {
@@ -19,22 +20,40 @@ impl ResultCache {
         pending: Box<dyn Pending>,
         failure: StepFailure,
     ) -> StepFailure {
-        if matches!(failure, StepFailure::Cancelled) {
+        let unknown = matches!(failure, StepFailure::Fetch(FetchError::Unknown { .. }));
+        if unknown
+            || matches!(
+                failure,
+                StepFailure::Cancelled | StepFailure::Sandbox(SandboxError::Unsupported { .. })
+            )
+        {
+            // Nothing was done that anybody could look into.
             warn(pending.discard());
             return failure;
         }
         warn(self.keep_log(&plan.id, &pending.dir().join("log")));
         let keep = plan.keep_failed && matches!(failure, StepFailure::Command(_));
-        let kept = keep && warn(pending.keep());
-        if !keep {
-            // An older tree would not fit the new log. There is no result of this id: its step has just failed.
-            warn(self.store.delete(&plan.id));
+        let kept = keep && warn(keep_tree(plan, pending));
+        if !kept {
+            // An older tree would not fit the new log.
+            warn(self.drop_kept(&plan.id));
         }
-        if let Err(error) = self.index.add_failure(&plan.id, &plan.heading, &chain(&failure), kept)
+        if let Err(error) = self.index.add_failure(&plan.id, plan.heading(), &chain(&failure), kept)
         {
             tracing::warn!("{error}");
         }
         failure
+    }
+
+    /// Deletes a kept tree, where there is no result of the same id that would go with it.
+    fn drop_kept(&self, id: &ResultId) -> Result<(), StoreError> {
+        match (self.store.kept(id)?, self.store.result(id)?) {
+            (Some(kept), None) => {
+                drop(kept);
+                self.store.delete(id).map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn keep_log(&self, id: &ResultId, log: &Path) -> Result<(), StoreError> {
@@ -74,6 +93,14 @@ impl ResultCache {
             tracing::warn!("failed to remove `{}`: {error}", path.display());
         }
     }
+}
+
+/// Keeps the tree with what a shell in it should know. When it is not to be kept, dropping it discards it.
+fn keep_tree(plan: &Plan, pending: Box<dyn Pending>) -> Result<(), StoreError> {
+    let dir = pending.dir();
+    let written = plan.meta(None, Duration::ZERO).write(dir);
+    written.map_err(|source| StoreError::io(format!("write `{}`", dir.display()), source))?;
+    pending.keep()
 }
 
 /// Tells what went wrong while clearing up; says whether nothing did.

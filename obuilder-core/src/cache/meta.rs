@@ -1,7 +1,8 @@
 //! What a result knows of itself: a small file beside its tree, so that the index can be made again from the store.
 //!
 //! ```text
-//! DIR/obuild.json    {"parent": ID or null, "heading": …, "elapsed_ms": …, "base": {"name", "stamp", "digest"} or null}
+//! DIR/obuild.json    {"parent": ID or null, "heading": …, "elapsed_ms": …, "base": {"name", "stamp", "digest"} or null,
+//!                     "surroundings": {"workdir", "env", "network"}}
 //! ```
 
 use std::fs;
@@ -25,6 +26,27 @@ pub struct Meta {
     pub elapsed_ms: u32,
     /// The image it is a copy of, for a base image.
     pub base: Option<MetaBase>,
+    /// What its step ran in.
+    #[serde(default)]
+    pub surroundings: Surroundings,
+}
+
+/// What a step runs in, as far as a shell opened in its tree should have the same. Text that is no UTF-8 is kept
+/// approximately.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Surroundings {
+    /// Its working directory, as the spec has it.
+    pub workdir: String,
+    /// Its environment: names and values.
+    pub env: Vec<(String, String)>,
+    /// Its networks.
+    pub network: Vec<String>,
+}
+
+impl Default for Surroundings {
+    fn default() -> Self {
+        Self { workdir: "/".to_owned(), env: Vec::new(), network: Vec::new() }
+    }
 }
 
 /// The image behind a base result.

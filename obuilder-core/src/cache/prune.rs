@@ -28,17 +28,22 @@ pub struct GcReport {
     pub kept: Vec<(ResultId, String)>,
     /// What should have gone and would not, with the reason.
     pub failed: Vec<(ResultId, String)>,
+    /// Caches that were deleted (or would be), with the bytes they took.
+    pub caches: Vec<(String, u64)>,
 }
 
 impl ResultCache {
     /// Deletes results that nothing stands on, the longest unused first, until the limits are met.
     ///
-    /// What is kept of failed steps (trees and logs) goes before any result. What a build uses stays. A dry run deletes nothing and tells
+    /// What is kept of failed steps (trees and logs) goes before any result, and caches after all results. What a build uses
+    /// stays. A dry run deletes nothing and tells
     /// the same.
     pub fn gc(&self, limits: &GcLimits, dry_run: bool) -> Result<GcReport, CacheError> {
         self.flush();
         let sizes = self.sizes()?;
-        let mut room = Room::new(limits, sizes.values().sum(), self.store().usage()?.free);
+        let mut caches = self.store().caches()?;
+        let size = sizes.values().sum::<u64>() + caches.iter().map(|(_, size)| size).sum::<u64>();
+        let mut room = Room::new(limits, size, self.store().usage()?.free);
         let mut report = GcReport::default();
         let expired = limits
             .older_than
@@ -59,17 +64,27 @@ impl ResultCache {
             plan.done(&id, gone);
         }
         report.kept.extend(plan.kept(limits));
+        // From the end of the list, where the largest are: they make the most room.
+        caches.sort_by_key(|(_, size)| *size);
+        while let Some((name, size)) = caches.pop().filter(|_| room.wanted()) {
+            if !dry_run {
+                self.store().delete_cache(name.as_ref())?;
+            }
+            room.freed(size);
+            report.caches.push((name.to_string(), size));
+        }
         Ok(report)
     }
 
     /// Deletes everything: results, kept trees and logs of failed steps, caches. What a build uses stays.
     pub fn clean(&self) -> Result<GcReport, CacheError> {
-        let report = self.gc(&GcLimits { max_size: Some(0), ..GcLimits::default() }, false)?;
+        let mut report = self.gc(&GcLimits { max_size: Some(0), ..GcLimits::default() }, false)?;
         for failure in self.failures()? {
             self.forget(&failure.id)?;
         }
-        for (name, _) in self.store().caches()? {
+        for (name, size) in self.store().caches()? {
             self.store().delete_cache(name.as_ref())?;
+            report.caches.push((name.to_string(), size));
         }
         Ok(report)
     }

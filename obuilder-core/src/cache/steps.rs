@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::ResultCache;
 use super::lock::IdLock;
-use super::meta::{Meta, MetaBase};
+use super::meta::{Meta, MetaBase, Surroundings};
 use super::running::{Ending, News, Running, Seen};
 use crate::cancel::Cancel;
 use crate::contracts::{Base, Pending, Snapshot};
@@ -36,8 +36,11 @@ pub struct StepRequest {
     pub work: Work,
     /// Whether to keep the tree when it fails.
     pub keep_failed: bool,
-    /// Whether to do it even if there is a result, which is retired then with all that stands on it.
+    /// Whether to do it even if there is a result. When the new one is ready, the old one is retired with all that stands on
+    /// it; until then, and when the step fails, the old one stands.
     pub fresh: bool,
+    /// What it runs in, to be remembered.
+    pub surroundings: Surroundings,
 }
 
 /// Fills a workspace. Called on a thread of its own, at most once, and not at all when another client's work served.
@@ -140,16 +143,12 @@ impl ResultCache {
         mut request: StepRequest,
         client: &Client<'_>,
     ) -> Result<(Arc<Snapshot>, StepEnd), Arc<StepFailure>> {
-        if request.fresh {
-            self.retire(&request.id, client.cancel, &|reason| {
-                client.tell(Event::Waiting { reason })
-            })?;
-        }
         loop {
             if client.cancel.is_cancelled() {
                 return Err(Arc::new(StepFailure::Cancelled));
             }
-            if let Some(snapshot) = self.store.result(&request.id).map_err(StepFailure::from)? {
+            let there = self.store.result(&request.id).map_err(StepFailure::from)?;
+            if let Some(snapshot) = there.filter(|_| !request.fresh) {
                 replay(&snapshot, client)?;
                 self.touch(&request.id);
                 return Ok((Arc::new(snapshot), StepEnd::Cached));
@@ -161,26 +160,32 @@ impl ResultCache {
                         reason: "the step is being cancelled; it starts afresh after that",
                     });
                     running.wait_ended(client.cancel);
-                    request = returned;
+                    request = *returned;
                 }
             }
         }
     }
 
     /// Joins the step if it is in progress, else begins it. Comes back with the request when the step is being cancelled.
-    fn join(
-        self: &Arc<Self>,
-        request: StepRequest,
-    ) -> Result<(Arc<Running>, u64), (Arc<Running>, StepRequest)> {
+    fn join(self: &Arc<Self>, request: StepRequest) -> Result<(Arc<Running>, u64), Refused> {
         let mut in_progress = self.in_progress();
-        let StepRequest { id, base, heading, work, keep_failed, fresh } = request;
+        let StepRequest { id, base, heading, work, keep_failed, fresh, surroundings } = request;
         match in_progress.entry(id.clone()) {
             Entry::Occupied(entry) => {
                 let running = entry.get().clone();
                 match running.attach(work) {
                     Ok(number) => Ok((running, number)),
                     Err(work) => {
-                        Err((running, StepRequest { id, base, heading, work, keep_failed, fresh }))
+                        let request = StepRequest {
+                            id,
+                            base,
+                            heading,
+                            work,
+                            keep_failed,
+                            fresh,
+                            surroundings,
+                        };
+                        Err((running, Box::new(request)))
                     }
                 }
             }
@@ -191,7 +196,7 @@ impl ResultCache {
                 };
                 drop(in_progress);
                 let (cache, executed) = (self.clone(), running.clone());
-                let plan = Plan { id, base, heading, keep_failed };
+                let plan = Plan { id, base, heading, keep_failed, fresh, surroundings };
                 let thread = std::thread::Builder::new().name(format!("step {}", plan.id.short()));
                 let id = plan.id.clone();
                 if let Err(source) = thread.spawn(move || cache.run_to_end(&plan, &executed)) {
@@ -238,7 +243,8 @@ impl ResultCache {
                 StepFailure::File { action: "lock the step in", path: state.join("locks"), source }
             })?;
         let Some(_lock) = lock else { return Err(StepFailure::Cancelled) };
-        if let Some(snapshot) = self.store.result(&plan.id)? {
+        let there = self.store.result(&plan.id)?;
+        if let Some(snapshot) = there.filter(|_| !plan.fresh) {
             self.touch(&plan.id);
             return Ok((snapshot, true));
         }
@@ -251,7 +257,7 @@ impl ResultCache {
             let base = plan.base.as_ref().map_or(Base::Empty, Base::Result);
             let pending = self.store.begin(&plan.id, base)?;
             match attempt(&*pending, running, work) {
-                Ok((base, elapsed)) => return self.save(plan, pending, base, elapsed),
+                Ok((base, elapsed)) => return self.save(plan, running, pending, base, elapsed),
                 Err(failure) if running.may_retry_without(client) => {
                     tracing::info!(
                         "the work of a client that left failed ({failure}); trying another client's"
@@ -267,19 +273,18 @@ impl ResultCache {
     fn save(
         &self,
         plan: &Plan,
+        running: &Running,
         pending: Box<dyn Pending>,
         base: Option<MetaBase>,
         elapsed: Duration,
     ) -> Result<(Snapshot, bool), StepFailure> {
-        let meta = Meta {
-            parent: plan.base.clone(),
-            heading: plan.heading.clone(),
-            elapsed_ms: elapsed.as_millis().try_into().unwrap_or(u32::MAX),
-            base,
-        };
+        let meta = plan.meta(base, elapsed);
         let dir = pending.dir().to_owned();
         meta.write(&dir)
             .map_err(|source| StoreError::io(format!("write `{}`", dir.display()), source))?;
+        if plan.fresh {
+            self.retire(&plan.id, &running.cancel, &|reason| running.publish_waiting(reason))?;
+        }
         pending.commit()?;
         match self.index.add(&plan.id, &meta) {
             // The result is safe, and the next start finds it; a full disk must not fail a step that succeeded.
@@ -295,12 +300,34 @@ impl ResultCache {
     }
 }
 
+/// A step that is being cancelled, and the request that must wait for that.
+type Refused = (Arc<Running>, Box<StepRequest>);
+
 /// What a step's thread needs to know.
 pub(super) struct Plan {
     pub(super) id: ResultId,
     base: Option<ResultId>,
-    pub(super) heading: String,
+    heading: String,
     pub(super) keep_failed: bool,
+    fresh: bool,
+    surroundings: Surroundings,
+}
+
+impl Plan {
+    pub(super) fn heading(&self) -> &str {
+        &self.heading
+    }
+
+    /// What the result will know of itself.
+    pub(super) fn meta(&self, base: Option<MetaBase>, elapsed: Duration) -> Meta {
+        Meta {
+            parent: self.base.clone(),
+            heading: self.heading.clone(),
+            elapsed_ms: elapsed.as_millis().try_into().unwrap_or(u32::MAX),
+            base,
+            surroundings: self.surroundings.clone(),
+        }
+    }
 }
 
 /// Does the work once in a fresh tree.

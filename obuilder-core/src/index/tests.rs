@@ -10,7 +10,7 @@ fn on(parent: Option<u8>) -> Meta {
         parent: parent.map(id),
         heading: "/: (run (shell true))".into(),
         elapsed_ms: 1500,
-        base: None,
+        ..Meta::default()
     }
 }
 

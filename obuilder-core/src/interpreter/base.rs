@@ -70,7 +70,7 @@ impl Build<'_> {
         let id = base_id(name);
         let first =
             self.bases.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
-        let fresh = first && (self.renews(&id) || self.has_changed(name, &id, client)?);
+        let fresh = first && self.has_changed(name, &id, client)?;
         let result = self.step(self.import(name, id, heading, fresh), client)?;
         let env = saved_env(&result).map_err(|source| {
             let path = result.env();
@@ -108,6 +108,7 @@ impl Build<'_> {
             base: None,
             heading,
             keep_failed: false,
+            surroundings: Default::default(),
             fresh,
             work: Box::new(move |workspace| fetch(&*fetcher, name.as_bstr(), workspace).map(Some)),
         }

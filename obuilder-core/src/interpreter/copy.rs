@@ -99,8 +99,7 @@ impl Build<'_> {
                 }
                 looked => looked.map_err(wrong)?,
             };
-            let request =
-                self.copy_request(looked, &origin, state.user.clone(), base, heading.clone());
+            let request = self.copy_request(looked, &origin, state, base, heading.clone());
             match self.step(request, client) {
                 Err(error) if attempt < ATTEMPTS && is_changed(&error) => {
                     client.tell(Event::Warning {
@@ -117,17 +116,19 @@ impl Build<'_> {
         &self,
         looked: Looked,
         origin: &Origin,
-        user: User,
+        state: &State,
         base: &Arc<Snapshot>,
         heading: String,
     ) -> StepRequest {
         let (sandbox, origin, pin) = (self.builder.sandbox.clone(), origin.clone(), base.clone());
+        let user = state.user.clone();
         StepRequest {
             fresh: self.renews(&looked.id),
             id: looked.id,
             base: Some(base.id().clone()),
             heading,
             keep_failed: false,
+            surroundings: state.surroundings(&[]),
             work: Box::new(move |workspace| {
                 let _pin = pin;
                 perform(&looked.items, &origin, &user, &*sandbox, workspace).map(|()| None)

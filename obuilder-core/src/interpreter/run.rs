@@ -88,6 +88,7 @@ impl Build<'_> {
             base: Some(base.id().clone()),
             heading,
             keep_failed: self.options.keep_failed,
+            surroundings: state.surroundings(&run.network),
             work: Box::new(move |workspace| {
                 let _pin = pin;
                 perform(step, cache.store(), &*sandbox, workspace).map(|()| None)
