@@ -52,7 +52,7 @@ pub struct Options<'a> {
     pub owners: Owners,
     /// Asked now and then, from any thread, whether to stop.
     pub cancel: Option<&'a (dyn Fn() -> bool + Sync)>,
-    /// At most so many threads; `None` for as many as there are processors, at most four.
+    /// At most so many threads; `None` for twice as many as there are processors, at most four.
     pub threads: Option<usize>,
 }
 
