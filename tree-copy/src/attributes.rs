@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, FileType, Gid, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid};
 use rustix::io::{Errno, Result};
 
 use crate::copy::Owners;
@@ -12,6 +12,17 @@ use crate::platform;
 
 const SETUID: u32 = 0o4000;
 const SETGID: u32 = 0o2000;
+const PERMISSIONS: u32 = 0o777;
+const OWNER_READS_AND_WRITES: u32 = 0o600;
+
+/// The mode to make a copy with: already the right one where its owner keeps the right to write, which attributes need.
+/// Nobody else can reach the copy before it is complete: no one may enter its directory until that is.
+pub(crate) fn first_mode(meta: &Meta) -> Mode {
+    let mode = meta.mode & PERMISSIONS;
+    let open = mode & OWNER_READS_AND_WRITES == OWNER_READS_AND_WRITES;
+    let mode = if open { mode } else { OWNER_READS_AND_WRITES };
+    Mode::from_bits_retain(mode as _)
+}
 
 /// How much of a file's attributes could not be given to its copy, because the caller may not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,8 +47,11 @@ pub(crate) fn copy_to_open(
     let chown = |uid, gid| rustix::fs::fchown(to, uid, gid);
     (lost.owner, wanted.mode) = give_owner(&made, meta, owners, chown)?;
     lost.attributes = platform::copy_attributes(from, to)?;
-    // An ACL that was inherited or copied shows in the mode, so it is set whenever it could differ.
-    rustix::fs::fchmod(to, wanted.permissions())?;
+    // An ACL that was copied brings the very mode of its original, so only one that was refused leaves a doubt.
+    let settled = made.mode == wanted.mode && wanted.mode & !PERMISSIONS == 0;
+    if !settled || lost.attributes {
+        rustix::fs::fchmod(to, wanted.permissions())?;
+    }
     rustix::fs::futimens(to, &wanted.times())?;
     Ok(lost)
 }

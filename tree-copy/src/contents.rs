@@ -1,10 +1,12 @@
 //! What a file holds, brought into a new one.
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use rustix::fs::SeekFrom;
 use rustix::io::{Errno, Result};
+
+use crate::platform;
 
 /// Size of the pieces that are read and written; larger ones fall out of the processor's cache.
 const PIECE: usize = 128 * 1024;
@@ -42,12 +44,11 @@ fn copy_rest(
     let mut copied = 0;
     // Once the whole size has come, asking for more would only confirm the end: one call saved for every small file.
     while copied < size {
-        let read = retry(|| rustix::io::read(from, &mut *buffer))?;
-        if read == 0 {
+        let moved = transfer(from, to, size - copied, buffer)?;
+        if moved == 0 {
             break;
         }
-        write_all(to, &buffer[..read])?;
-        copied += read as u64;
+        copied += moved;
         if copied < size && stop() {
             return Err(Errno::CANCELED);
         }
@@ -78,7 +79,7 @@ fn copy_sparse(
 }
 
 fn copy_exactly(
-    from: impl AsFd,
+    from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
     length: u64,
     buffer: &mut [u8],
@@ -86,18 +87,29 @@ fn copy_exactly(
 ) -> Result<u64> {
     let mut left = length;
     while left > 0 {
-        let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
-        let read = retry(|| rustix::io::read(&from, &mut buffer[..most]))?;
-        if read == 0 {
+        let moved = transfer(from, to, left, buffer)?;
+        if moved == 0 {
             break;
         }
-        write_all(to, &buffer[..read])?;
-        left -= read as u64;
+        left -= moved;
         if stop() {
             return Err(Errno::CANCELED);
         }
     }
     Ok(length - left)
+}
+
+/// Brings the next bytes, at most `most`, from where `from` stands to where `to` stands; returns how many, 0 at the end.
+fn transfer(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: u64, buffer: &mut [u8]) -> Result<u64> {
+    let most = usize::try_from(most).unwrap_or(PIECE).min(PIECE);
+    match retry(|| platform::send(from, to, most)) {
+        // Not between these two filesystems, or not on this system.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+        sent => return sent.map(|sent| sent as u64),
+    }
+    let read = retry(|| rustix::io::read(from, &mut buffer[..most]))?;
+    write_all(to, &buffer[..read])?;
+    Ok(read as u64)
 }
 
 fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<()> {

@@ -52,7 +52,7 @@ pub struct Options<'a> {
     pub owners: Owners,
     /// Asked now and then, from any thread, whether to stop.
     pub cancel: Option<&'a (dyn Fn() -> bool + Sync)>,
-    /// At most so many threads; `None` for as many as there are processors, at most four.
+    /// At most so many threads; `None` for twice as many as there are processors, at most four.
     pub threads: Option<usize>,
 }
 
@@ -85,7 +85,7 @@ pub fn copy_tree(from: &Path, to: &Path, options: &Options<'_>) -> Result<Copied
     let copier = Copier::new(from, to, options)?;
     let first = Pair::open(copier.from.start()?, copier.to.start()?);
     let first = first.map_err(|e| io("read", from, e))?;
-    walk(&copier, first, options.threads.unwrap_or_else(queue::default_threads))?;
+    walk(&copier, first, options.threads.unwrap_or_else(queue::threads_that_wait))?;
     Ok(copier.tally.into_report())
 }
 

@@ -98,7 +98,8 @@ impl Copier<'_> {
         let failed = |action| move |e| self.to_error(action, place, Some(name), e);
         let clone = meta.size > 0 && self.clone.load(Ordering::Relaxed);
         let (to, cloned) =
-            platform::make_file(from, dir.to.as_fd(), name, clone).map_err(failed("create"))?;
+            platform::make_file(from, dir.to.as_fd(), name, clone, attributes::first_mode(meta))
+                .map_err(failed("create"))?;
         if clone && cloned.is_ok() {
             self.tally.cloned.fetch_add(1, Ordering::Relaxed);
         } else if meta.size > 0 {

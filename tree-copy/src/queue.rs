@@ -92,7 +92,16 @@ impl<J: Send> Drop for Done<'_, J> {
 
 /// How many threads to use where the caller does not say.
 pub(crate) fn default_threads() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS)
+    processors().min(MOST_THREADS)
+}
+
+/// The same for work that reads and writes files: more than processors, as some of them will wait for the disk.
+pub(crate) fn threads_that_wait() -> usize {
+    processors().saturating_mul(2).min(MOST_THREADS)
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Does `first` and all the jobs that come of it with `work`, on the calling thread and at most `threads - 1` others.

@@ -1,4 +1,4 @@
-//! Making a file, and sharing the contents of another to be copied on write.
+//! Making a file, and bringing the contents of another into it: shared to be copied on write, or as bytes.
 
 use std::ffi::CStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -13,9 +13,16 @@ pub(crate) fn make_file(
     dir: BorrowedFd<'_>,
     name: &CStr,
     clone: bool,
+    mode: Mode,
 ) -> Result<(OwnedFd, Result<()>)> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let to = rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
+    let to = rustix::fs::openat(dir, name, flags, mode)?;
     let cloned = if clone { rustix::fs::ioctl_ficlone(&to, from) } else { Err(Errno::NOTSUP) };
     Ok((to, cloned))
+}
+
+/// Copies at most `most` bytes, from where the one file stands to where the other stands, without a way through our
+/// memory. Unlike `copy_file_range` it never shares blocks.
+pub(crate) fn send(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> Result<usize> {
+    rustix::fs::sendfile(to, from, None, most)
 }

@@ -13,6 +13,7 @@ pub(crate) fn make_file(
     dir: BorrowedFd<'_>,
     name: &CStr,
     clone: bool,
+    mode: Mode,
 ) -> Result<(OwnedFd, Result<()>)> {
     let cloned = if clone {
         rustix::fs::fclonefileat(from, dir, name, CloneFlags::empty())
@@ -25,6 +26,11 @@ pub(crate) fn make_file(
         Ok(()) => flags | OFlags::RDONLY,
         Err(_) => flags | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
     };
-    let to = rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
+    let to = rustix::fs::openat(dir, name, flags, mode)?;
     Ok((to, cloned))
+}
+
+/// There is no call for it between two files.
+pub(crate) fn send(_from: BorrowedFd<'_>, _to: BorrowedFd<'_>, _most: usize) -> Result<usize> {
+    Err(Errno::NOSYS)
 }
