@@ -106,8 +106,7 @@ impl RsyncLease {
             Err(error) => return Err(error.into()),
         }
         // A kill between these two loses the cache, which is what caches are for.
-        let old = self.store.layout.tmp().join(format!("trash-{}", self.store.layout.unique()));
-        fs::rename(&self.newest, &old)?;
+        let old = self.store.layout.move_to_trash(&self.newest)?;
         fs::rename(&self.dir, &self.newest)?;
         Ok(Some(old))
     }

@@ -1,6 +1,7 @@
 //! What lies where in a store.
 
 use std::fs::{self, Permissions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -19,16 +20,18 @@ pub(crate) const FORMAT: u32 = 1;
 ///   state/              the index; obuild-format holds the number of this layout; obuild-lock is locked shared while a
 ///                       private directory is made, exclusively while those that killed processes left are swept
 ///   result/ID/          finished results; locked shared while pinned, exclusively while deleted
-///   result-tmp/ID-PID-N results being made, each locked shared by its maker; trash-PID-N: what is being deleted
+///   result-tmp/ID-UNIQUE results being made, each locked shared by its maker; trash-UNIQUE: what is being deleted
 ///   failed/ID/          kept trees of failed steps, locked as results are
 ///   cache/NAME/         newest versions of caches; every byte outside A-Za-z0-9._- is written %xx
-///   cache-tmp/PID-N-NAME  leased copies, each locked shared by its holder
+///   cache-tmp/UNIQUE-NAME leased copies, each locked shared by its holder
 /// ```
 ///
-/// OBuilder's own but for `failed`, `obuild-format` and `obuild-lock`, which it leaves alone.
+/// UNIQUE is PID-RANDOM-N. OBuilder's own but for `failed`, `obuild-format` and `obuild-lock`, which it leaves alone.
 #[derive(Debug)]
 pub(crate) struct Layout {
     root: PathBuf,
+    /// Tells this opening of the store from those of other processes with the same number, which containers have.
+    random: u32,
     next: AtomicU64,
 }
 
@@ -45,7 +48,7 @@ impl Layout {
             Err(error) => return Err(failed("open the store at", root, error)),
         }
         let root = fs::canonicalize(root).map_err(|e| failed("open the store at", root, e))?;
-        let layout = Self { root, next: AtomicU64::new(0) };
+        let layout = Self { root, random: random(), next: AtomicU64::new(0) };
         for name in ["state", "result", "result-tmp", "failed", "cache", "cache-tmp"] {
             private_dir(&layout.root.join(name))?;
         }
@@ -58,7 +61,7 @@ impl Layout {
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let new = self.state().join(format!("obuild-format-{}", std::process::id()));
+                let new = self.state().join(format!("obuild-format-{}", self.unique()));
                 return fs::write(&new, format!("{FORMAT}\n"))
                     .and_then(|()| fs::rename(&new, &path))
                     .map_err(|e| failed("write", &path, e));
@@ -120,10 +123,34 @@ impl Layout {
         self.root.join("cache-tmp")
     }
 
-    /// A number that no other call of this process has had.
+    /// A name that no other call has had, and hardly one of another process.
     pub(crate) fn unique(&self) -> String {
-        format!("{}-{}", std::process::id(), self.next.fetch_add(1, Ordering::Relaxed))
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{:08x}-{number}", std::process::id(), self.random)
     }
+
+    /// Moves the directory `path` to where nothing leads to it any more; returns that place.
+    pub(crate) fn move_to_trash(&self, path: &Path) -> io::Result<PathBuf> {
+        loop {
+            let to = self.tmp().join(format!("trash-{}", self.unique()));
+            match fs::rename(path, &to) {
+                Ok(()) => return Ok(to),
+                Err(error) if is_taken(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Whether a rename met a directory that is there already.
+pub(crate) fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty)
+}
+
+/// A number to make names unique; nobody relies on it not being guessed.
+fn random() -> u32 {
+    // Every state is seeded by the operating system.
+    (RandomState::new().hash_one(()) >> 32) as u32
 }
 
 /// The error of failing to `action` the file or directory at `path`.
@@ -164,4 +191,31 @@ fn private_dir(path: &Path) -> Result<(), StoreError> {
         Err(error) => Err(error),
     }
     .map_err(|e| failed("create", path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_process_of_this_number_left_in_the_trash_is_stepped_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(dir.path()).unwrap();
+        let (pid, random) = (std::process::id(), layout.random);
+        let next = layout.next.load(Ordering::Relaxed);
+        for number in next..next + 2 {
+            let taken = format!("trash-{pid}-{random:08x}-{number}/file");
+            fs::create_dir_all(layout.tmp().join(taken)).unwrap();
+        }
+        let dead = layout.tmp().join("dead");
+        fs::create_dir(&dead).unwrap();
+        let free = format!("trash-{pid}-{random:08x}-{}", next + 2);
+        assert_eq!(layout.move_to_trash(&dead).unwrap(), layout.tmp().join(free));
+        assert!(!dead.exists());
+        let missing = layout.move_to_trash(&dead).unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+        assert_ne!(layout.random, Layout::open(dir.path()).unwrap().random);
+    }
 }

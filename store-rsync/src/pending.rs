@@ -10,7 +10,7 @@ use obuilder_core::contracts::Pending;
 use obuilder_core::error::StoreError;
 use tree_copy::{remove_tree, share_identical, sync_dir, sync_tree};
 
-use crate::layout::{failed, tree_failed};
+use crate::layout::{failed, is_taken, tree_failed};
 use crate::lock::{Exclusive, Locked};
 use crate::store::Inner;
 use crate::trash::Rubbish;
@@ -67,11 +67,6 @@ impl RsyncPending {
             Err(error) => Err(failed("finish", &rootfs, error)),
         }
     }
-}
-
-/// Whether a rename met a directory that is there already.
-fn is_taken(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty)
 }
 
 impl Pending for RsyncPending {

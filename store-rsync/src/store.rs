@@ -112,8 +112,7 @@ impl Inner {
 
     /// Moves the locked directory `path` out of sight and has it emptied.
     pub(crate) fn throw_away(&self, path: &Path, lock: Locked) -> Result<(), StoreError> {
-        let to = self.layout.tmp().join(format!("trash-{}", self.layout.unique()));
-        fs::rename(path, &to).map_err(|e| failed("delete", path, e))?;
+        let to = self.layout.move_to_trash(path).map_err(|e| failed("delete", path, e))?;
         self.trash.throw(Rubbish { path: to, lock });
         Ok(())
     }

@@ -34,7 +34,7 @@ fn sweep_all(store: &Inner, swept: &mut Vec<String>) -> Result<(), StoreError> {
     sweep(store, &store.layout.cache_tmp(), swept)?;
     for dir in [store.layout.results(), store.layout.all_failed()] {
         for id in ids_in(&dir)? {
-            sweep_unless_whole(store, &dir.join(id.as_str()), swept)?;
+            sweep_unless_whole(store, &dir.join(id.as_str()), swept);
         }
     }
     Ok(())
@@ -45,33 +45,40 @@ fn sweep(store: &Inner, dir: &Path, swept: &mut Vec<String>) -> Result<(), Store
     for entry in fs::read_dir(dir).map_err(|e| failed("list", dir, e))? {
         let entry = entry.map_err(|e| failed("list", dir, e))?;
         let path = entry.path();
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            sweep_dead(store, &path, swept)?;
+        let done = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            throw_away_dead(store, &path)
         } else {
-            fs::remove_file(&path).map_err(|e| failed("sweep", &path, e))?;
-            swept.push(path.display().to_string());
-        }
+            fs::remove_file(&path).map(|()| true).map_err(|e| failed("sweep", &path, e))
+        };
+        note(&path, done, swept);
     }
     Ok(())
 }
 
-fn sweep_dead(store: &Inner, path: &Path, swept: &mut Vec<String>) -> Result<(), StoreError> {
-    match Locked::exclusive(path).map_err(|e| failed("lock", path, e))? {
-        Exclusive::Held | Exclusive::Missing => Ok(()),
-        Exclusive::Locked(lock) => {
-            store.throw_away(path, lock)?;
-            swept.push(path.display().to_string());
-            Ok(())
-        }
+/// A result without a tree can only come of a damaged disk.
+fn sweep_unless_whole(store: &Inner, path: &Path, swept: &mut Vec<String>) {
+    let whole = fs::symlink_metadata(path.join("rootfs")).is_ok_and(|meta| meta.is_dir());
+    if !whole {
+        note(path, throw_away_dead(store, path), swept);
     }
 }
 
-/// A result without a tree can only come of a damaged disk.
-fn sweep_unless_whole(
-    store: &Inner,
-    path: &Path,
-    swept: &mut Vec<String>,
-) -> Result<(), StoreError> {
-    let whole = fs::symlink_metadata(path.join("rootfs")).is_ok_and(|meta| meta.is_dir());
-    if whole { Ok(()) } else { sweep_dead(store, path, swept) }
+/// Throws `path` away unless somebody holds a lock on it; says whether it did.
+fn throw_away_dead(store: &Inner, path: &Path) -> Result<bool, StoreError> {
+    match Locked::exclusive(path).map_err(|e| failed("lock", path, e))? {
+        Exclusive::Held | Exclusive::Missing => Ok(false),
+        Exclusive::Locked(lock) => store.throw_away(path, lock).map(|()| true),
+    }
+}
+
+/// What cannot be swept only takes up room; it must not keep the store from opening.
+fn note(path: &Path, done: Result<bool, StoreError>, swept: &mut Vec<String>) {
+    match done {
+        Ok(true) => swept.push(path.display().to_string()),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "failed to sweep what a killed process left"
+        ),
+    }
 }

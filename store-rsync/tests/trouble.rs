@@ -149,6 +149,39 @@ fn processes_may_make_the_same_results_and_sweep_at_once() {
 }
 
 #[test]
+fn leftovers_of_an_earlier_process_of_the_same_number_do_not_stop_the_sweep() {
+    let place = plain().unwrap();
+    let dir = place.as_ref();
+    let store = open(dir, Mode::Copy);
+    for number in 0..4 {
+        let name = format!("trash-{}-{number}/full", std::process::id());
+        fs::create_dir_all(dir.join("store/result-tmp").join(name)).unwrap();
+    }
+    fs::create_dir_all(dir.join("store/result-tmp/dead/rootfs")).unwrap();
+    assert_eq!(store.reconcile(&[]).unwrap().swept.len(), 5);
+    eventually_empty(dir);
+}
+
+#[test]
+fn what_cannot_be_swept_does_not_keep_the_rest() {
+    let place = plain().unwrap();
+    let dir = place.as_ref();
+    let store = open(dir, Mode::Copy);
+    let stuck = dir.join("store/result-tmp/a-stuck");
+    for name in ["0-dead", "a-stuck", "z-dead"] {
+        fs::create_dir(dir.join("store/result-tmp").join(name)).unwrap();
+    }
+    let Some(_stuck) = common::Stuck::new(&stuck) else { return };
+    fs::write(dir.join("store/cache-tmp/file"), "").unwrap();
+    let mut swept = store.reconcile(&[]).unwrap().swept;
+    swept.sort_unstable();
+    let ends = ["cache-tmp/file", "result-tmp/0-dead", "result-tmp/z-dead"];
+    assert!(swept.iter().zip(ends).all(|(path, end)| path.ends_with(end)), "{swept:?}");
+    assert_eq!(swept.len(), 3);
+    assert!(stuck.exists());
+}
+
+#[test]
 fn a_full_disk_is_said_and_the_store_stays_usable() {
     let Some(place) = ext4(64) else { return };
     let dir = place.as_ref();

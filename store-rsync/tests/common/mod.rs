@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, dead_code)]
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -87,6 +89,31 @@ pub(crate) fn xfs() -> Option<Place> {
 
 pub(crate) fn btrfs() -> Option<Place> {
     on_loop(&["mkfs.btrfs", "-q"], 400, 0x9123_683e)
+}
+
+/// A directory that nobody can move away while this lives: a mount for root, for others one that may not be opened.
+pub(crate) struct Stuck(PathBuf);
+
+impl Stuck {
+    pub(crate) fn new(dir: &Path) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            std::fs::set_permissions(dir, Permissions::from_mode(0o000)).unwrap();
+        } else if !run(&["mount", "-t", "tmpfs", "none", dir.to_str().unwrap()]) {
+            eprintln!("SKIP: nothing can be mounted");
+            return None;
+        }
+        Some(Self(dir.to_owned()))
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        if rustix::process::geteuid().is_root() {
+            run(&["umount", self.0.to_str().unwrap()]);
+        } else {
+            let _ = std::fs::set_permissions(&self.0, Permissions::from_mode(0o700));
+        }
+    }
 }
 
 pub(crate) fn open(dir: &Path, mode: Mode) -> RsyncStore {
