@@ -3,12 +3,15 @@
 use std::fs::{self, Permissions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use obuilder_core::ResultId;
 use obuilder_core::error::StoreError;
+
+/// The bit of directories like `/tmp`, which are everybody's.
+const STICKY: u32 = 0o1000;
 
 /// The newest format of [`Layout`] this program knows.
 pub(crate) const FORMAT: u32 = 1;
@@ -48,6 +51,9 @@ impl Layout {
             Err(error) => return Err(failed("open the store at", root, error)),
         }
         let root = fs::canonicalize(root).map_err(|e| failed("open the store at", root, e))?;
+        if may_be_closed(&root) {
+            narrow(&root, 0o711)?;
+        }
         let layout = Self { root, random: random(), next: AtomicU64::new(0) };
         for name in ["state", "result", "result-tmp", "failed", "cache", "cache-tmp"] {
             private_dir(&layout.root.join(name))?;
@@ -177,6 +183,26 @@ fn create_root(root: &Path) -> Result<(), StoreError> {
     })
 }
 
+/// Takes from the directory `path`, if it is ours, all permissions but those in `most`.
+fn narrow(path: &Path, most: u32) -> Result<(), StoreError> {
+    let there = fs::metadata(path).map_err(|e| failed("open", path, e))?;
+    let mode = there.permissions().mode() & 0o7777;
+    let ours = there.uid() == rustix::process::geteuid().as_raw();
+    if !ours || mode & 0o777 & !most == 0 {
+        return Ok(());
+    }
+    let narrowed = Permissions::from_mode(mode & (most | !0o777));
+    fs::set_permissions(path, narrowed).map_err(|e| failed("close to others", path, e))
+}
+
+/// Whether `root` is a store of OBuilder's that this program meets for the first time. Any other directory that somebody
+/// named keeps its mode: closing `/srv` or `/tmp` would lock others out of what is theirs.
+fn may_be_closed(root: &Path) -> bool {
+    let state = root.join("state");
+    let shared = fs::metadata(root).is_ok_and(|meta| meta.mode() & STICKY != 0);
+    state.is_dir() && !state.join("obuild-format").exists() && !shared && root.parent().is_some()
+}
+
 fn private_dir(path: &Path) -> Result<(), StoreError> {
     match fs::create_dir(path) {
         Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o700)),
@@ -185,6 +211,8 @@ fn private_dir(path: &Path) -> Result<(), StoreError> {
             if !there.is_dir() {
                 return Err(failed("open", path, ErrorKind::NotADirectory.into()));
             }
+            // A store that OBuilder made is open to the steps that run as other users.
+            narrow(path, 0o700)?;
             rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
                 .map_err(io::Error::from)
         }

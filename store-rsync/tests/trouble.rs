@@ -254,6 +254,50 @@ fn the_store_is_private_but_lets_build_users_through() {
     assert_eq!(store.location(), format!("rsync:{}", fs::canonicalize(&root).unwrap().display()));
 }
 
+#[test]
+fn a_store_that_was_open_to_others_is_closed() {
+    let place = plain().unwrap();
+    let root = place.as_ref().join("store");
+    let names = ["state", "result", "result-tmp", "failed", "cache", "cache-tmp"];
+    for name in names {
+        fs::create_dir_all(root.join(name)).unwrap();
+        fs::set_permissions(root.join(name), Permissions::from_mode(0o3775)).unwrap();
+    }
+    fs::create_dir(root.join("home")).unwrap();
+    fs::set_permissions(root.join("home"), Permissions::from_mode(0o755)).unwrap();
+    let set = |mode| fs::set_permissions(&root, Permissions::from_mode(mode)).unwrap();
+    let mode = |name: &str| fs::metadata(root.join(name)).unwrap().mode() & 0o7777;
+    for (before, after) in [(0o755, 0o711), (0o700, 0o700), (0o1777, 0o1777)] {
+        set(before);
+        let _ = fs::remove_file(root.join("state/obuild-format"));
+        open(place.as_ref(), Mode::Copy);
+        assert_eq!(mode(""), after);
+    }
+    for name in names {
+        assert_eq!(mode(name) & 0o777, 0o700, "{name}");
+    }
+    assert_eq!(mode("home"), 0o755, "not the store's own");
+}
+
+#[test]
+fn a_directory_that_is_no_store_yet_and_ones_of_others_keep_their_mode() {
+    let place = plain().unwrap();
+    let root = place.as_ref().join("store");
+    fs::create_dir(&root).unwrap();
+    fs::set_permissions(&root, Permissions::from_mode(0o755)).unwrap();
+    open(place.as_ref(), Mode::Copy);
+    open(place.as_ref(), Mode::Copy);
+    assert_eq!(fs::metadata(&root).unwrap().mode() & 0o7777, 0o755);
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIP: only root can give directories away");
+        return;
+    }
+    std::os::unix::fs::chown(root.join("cache"), Some(54_321), None).unwrap();
+    fs::set_permissions(root.join("cache"), Permissions::from_mode(0o755)).unwrap();
+    open(place.as_ref(), Mode::Copy);
+    assert_eq!(fs::metadata(root.join("cache")).unwrap().mode() & 0o7777, 0o755);
+}
+
 /// The error of opening, with its cause.
 fn refusal(root: &Path) -> String {
     let error = RsyncStore::open(root, Mode::Auto).err().expect("it must not open");
