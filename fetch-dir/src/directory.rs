@@ -13,7 +13,7 @@ use obuilder_core::{BuildLog, Cancel};
 use sha2::{Digest, Sha256};
 use tree_copy::{How, Options, copy_tree, digest_tree, remove_tree, stamp_tree};
 
-use crate::env_file;
+use crate::{devices, env_file};
 
 /// How often an image that changes while it is read is read again.
 const TRIES: usize = 3;
@@ -55,7 +55,7 @@ impl Directory {
         cancel: &Cancel,
     ) -> Result<Image, FetchError> {
         let line = format!("Importing image `{}` from `{}`\n", self.name, self.tree.display());
-        log.write(line.as_bytes()).map_err(|e| failed("write the log".to_owned(), e))?;
+        write(log, &line)?;
         let stop = || cancel.is_cancelled();
         let (stamp, (env, digest)) = self.unchanged(Some(&stop), |_| {
             let env = self.environment()?;
@@ -95,8 +95,13 @@ impl Directory {
         let options = Options { how: How::TryReflink, cancel: Some(stop), ..Options::default() };
         let copied = copy_tree(&self.tree, rootfs, &options).map_err(|e| self.tree_failed(e))?;
         for path in copied.skipped {
-            let line = format!("Left out `{}`: it cannot be copied\n", path.display());
-            log.write(line.as_bytes()).map_err(|e| failed("write the log".to_owned(), e))?;
+            write(log, &format!("Left out `{}`: it cannot be copied\n", path.display()))?;
+        }
+        let devices = devices::remove(rootfs)
+            .map_err(|e| failed(format!("look for devices in `{}`", rootfs.display()), e))?;
+        for path in devices {
+            let path = self.tree.join(path);
+            write(log, &format!("Left out `{}`: it is a device\n", path.display()))?;
         }
         Ok(())
     }
@@ -138,6 +143,10 @@ impl Directory {
             other => failed(format!("read image `{}`", self.name), other),
         }
     }
+}
+
+fn write(log: &BuildLog, line: &str) -> Result<(), FetchError> {
+    log.write(line.as_bytes()).map_err(|e| failed("write the log".to_owned(), e))
 }
 
 fn failed(action: String, source: impl Into<Box<dyn Error + Send + Sync>>) -> FetchError {

@@ -6,6 +6,7 @@
 mod env_file;
 mod image;
 
+mod devices;
 mod directory;
 mod fetcher;
 

@@ -1,10 +1,11 @@
 //! Images in directories are found, copied whole, and known by what they hold.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
+use std::process::Command;
 
 use bstr::{BStr, BString};
 use fetch_dir::DirFetcher;
@@ -134,6 +135,32 @@ fn the_first_directory_that_has_it_wins_and_links_are_followed_to_it() {
     let (image, rootfs, _) = images.fetch_as("alias", &Cancel::new());
     assert!(rootfs.join("bin/ocaml").exists());
     assert_eq!(image.unwrap().env, [], "an environment goes with the name");
+}
+
+#[test]
+fn devices_are_left_out_and_said() {
+    let images = Images::new();
+    let deep = images.image().join("dev/deep");
+    fs::create_dir_all(&deep).unwrap();
+    fs::write(deep.join("file"), "").unwrap();
+    for (name, kind) in [("null", "c"), ("disk", "b")] {
+        // The numbers of `null`, which does no harm, or of no block device.
+        let made = Command::new("mknod").arg(deep.join(name)).args([kind, "1", "3"]).status();
+        if !made.unwrap().success() {
+            eprintln!("SKIP: no devices can be made");
+            return;
+        }
+    }
+    let (image, rootfs, log) = images.fetch_as("ocaml", &Cancel::new());
+    assert_eq!(image.unwrap().fingerprint, images.fingerprint(None));
+    let mut names: Vec<_> = fs::read_dir(rootfs.join("dev/deep")).unwrap().flatten().collect();
+    names.sort_unstable_by_key(|entry| entry.file_name());
+    assert_eq!(names.iter().map(|entry| entry.file_name()).collect::<Vec<_>>(), ["file"]);
+    let at = fs::canonicalize(&deep).unwrap();
+    for name in ["null", "disk"] {
+        let line = format!("Left out `{}`: it is a device\n", at.join(name).display());
+        assert!(log.contains(&line), "{log}");
+    }
 }
 
 #[test]
