@@ -43,7 +43,7 @@ pub(crate) fn build_user_sandbox(settings: &Settings) -> Result<BuildUserSandbox
 /// Everything a build needs.
 pub(crate) fn builder(settings: &Settings) -> Result<Builder, CommandError> {
     let cache = cache(settings)?;
-    let fetcher: Arc<dyn Fetcher> = Arc::new(DirFetcher::new(settings.images()));
+    let fetcher: Arc<dyn Fetcher> = Arc::new(DirFetcher::new(settings.image_dirs()));
     Ok(Builder { cache, sandbox: sandbox(settings)?, fetcher })
 }
 

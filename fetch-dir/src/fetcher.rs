@@ -1,6 +1,6 @@
 //! The fetcher itself.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bstr::{BStr, BString};
 use obuilder_core::contracts::{Fetcher, Fingerprint, Image};
@@ -8,21 +8,21 @@ use obuilder_core::error::FetchError;
 use obuilder_core::{BuildLog, Cancel};
 
 use crate::directory::Directory;
-use crate::image::{self, Source};
+use crate::image::{self, ImageDir, Source};
 
 /// Brings images from directories.
 ///
 /// `(from NAME)` is `DIR/NAME` of the first directory that has it; its environment are the lines of `DIR/NAME.env`, if there
-/// is such a file. A name with a `/` is never one of ours. `(from scratch)` is an empty tree.
+/// is such a file. A name with a `/` or with a dot at its beginning is never one of ours. `(from scratch)` is an empty tree.
 #[derive(Debug, Clone)]
 pub struct DirFetcher {
-    dirs: Vec<PathBuf>,
+    dirs: Vec<ImageDir>,
 }
 
 impl DirFetcher {
     /// Looks for images in `dirs`, in this order. They need not exist.
-    pub fn new(dirs: Vec<PathBuf>) -> Self {
-        Self { dirs }
+    pub fn new(dirs: impl IntoIterator<Item = impl Into<ImageDir>>) -> Self {
+        Self { dirs: dirs.into_iter().map(Into::into).collect() }
     }
 
     /// Names of all images there are, sorted.

@@ -12,4 +12,4 @@ mod fetcher;
 
 pub use env_file::BadLine;
 pub use fetcher::DirFetcher;
-pub use image::SCRATCH;
+pub use image::{ImageDir, SCRATCH};

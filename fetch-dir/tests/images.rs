@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use bstr::{BStr, BString};
-use fetch_dir::DirFetcher;
+use fetch_dir::{DirFetcher, ImageDir};
 use obuilder_core::contracts::{Fetcher, Fingerprint, Image};
 use obuilder_core::error::FetchError;
 use obuilder_core::{BuildLog, Cancel};
@@ -27,7 +27,7 @@ impl Images {
         fs::create_dir_all(&images[1]).unwrap();
         fs::write(images[0].join("ocaml/bin/ocaml"), "#!compiler").unwrap();
         fs::write(images[0].join("ocaml.env"), "# who\nOPAM=yes\nA=1\n").unwrap();
-        Self { dir, fetcher: DirFetcher::new(images.to_vec()) }
+        Self { dir, fetcher: DirFetcher::new(images) }
     }
 
     fn image(&self) -> PathBuf {
@@ -123,6 +123,36 @@ fn an_unknown_name_comes_with_the_known_ones_and_the_nearest() {
         assert_eq!(ask(name).0, name);
     }
     assert!(ask("ubuntu:24.04").2.contains("registry"));
+}
+
+#[test]
+fn among_homes_only_what_is_declared_is_an_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let homes = dir.path().join("Users");
+    for name in ["alice/.ssh", "macos", "both", ".hidden"] {
+        fs::create_dir_all(homes.join(name)).unwrap();
+    }
+    fs::create_dir_all(dir.path().join("images/both/ours")).unwrap();
+    fs::create_dir_all(dir.path().join("images/.hidden")).unwrap();
+    for name in ["macos.env", ".hidden.env"] {
+        fs::write(homes.join(name), "").unwrap();
+    }
+    let ours = dir.path().join("images");
+    let fenced = ImageDir { path: homes.clone(), declared_only: true };
+    let fetcher = DirFetcher::new([fenced, ours.into()]);
+    assert_eq!(fetcher.known(), ["both", "macos", "scratch"]);
+    let ask = |name: &str| match fetcher.fingerprint(BStr::new(name), None) {
+        Err(FetchError::Unknown { hint, .. }) => Some(hint),
+        other => other.map(|_| None).unwrap(),
+    };
+    assert_eq!((ask("macos"), ask("both")), (None, None));
+    assert!(ask(".hidden").is_some());
+    let alice = homes.join("alice");
+    let hint = ask("alice").unwrap();
+    assert!(hint.starts_with(&format!("`{}` may be somebody's home", alice.display())), "{hint}");
+    assert!(hint.ends_with(&format!("`touch {}.env`", alice.display())), "{hint}");
+    fs::write(homes.join("alice.env"), "").unwrap();
+    assert_eq!(ask("alice"), None);
 }
 
 #[test]

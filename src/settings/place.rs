@@ -10,6 +10,8 @@ pub(crate) struct Place {
     pub(crate) data: PathBuf,
     /// Where the configuration file is looked for.
     pub(crate) config: PathBuf,
+    /// Where base images are customary besides, among people's homes.
+    pub(crate) homes: Option<PathBuf>,
 }
 
 impl Place {
@@ -21,10 +23,11 @@ impl Place {
     }
 
     fn of(root: bool, mac: bool, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let homes = mac.then(|| PathBuf::from("/Users"));
         if root {
             // Not below `/usr/local`, which a build user sees remapped, and without blanks, which many builds cannot bear.
             let data = if mac { "/var/db/obuild" } else { "/var/lib/obuild" };
-            return Self { data: data.into(), config: "/etc/obuild/config.toml".into() };
+            return Self { data: data.into(), config: "/etc/obuild/config.toml".into(), homes };
         }
         let home = variable("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
         let base = |name: &str, otherwise: &str| {
@@ -34,7 +37,8 @@ impl Place {
             None if mac => home.join(".obuild"),
             _ => base("XDG_DATA_HOME", ".local/share"),
         };
-        Self { data, config: base("XDG_CONFIG_HOME", ".config").join("config.toml") }
+        let config = base("XDG_CONFIG_HOME", ".config").join("config.toml");
+        Self { data, config, homes }
     }
 }
 
@@ -48,6 +52,7 @@ mod tests {
         });
         assert_eq!(place.data, PathBuf::from(data));
         assert_eq!(place.config, PathBuf::from(config));
+        assert_eq!(place.homes, mac.then(|| "/Users".into()));
     }
 
     #[test]

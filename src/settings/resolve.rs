@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use fetch_dir::ImageDir;
+
 use super::config::ConfigFile;
 use super::place::Place;
 use super::table::{Form, Key, SETTINGS, Setting, switch};
@@ -52,12 +54,13 @@ pub(crate) struct Layers<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
     values: Vec<(Vec<String>, Source)>,
+    homes: Option<PathBuf>,
 }
 
 impl Settings {
     /// Puts the layers on top of each other and checks every value that is in force.
     pub(crate) fn resolve(layers: &Layers<'_>) -> Result<Self, CommandError> {
-        let mut settings = Self::default();
+        let mut settings = Self { values: Vec::new(), homes: layers.place.homes.clone() };
         for setting in &SETTINGS {
             let (values, source) = layers
                 .find(setting)
@@ -99,6 +102,13 @@ impl Settings {
     /// Directories of base images.
     pub(crate) fn images(&self) -> Vec<PathBuf> {
         self.of(Key::Images).0.iter().map(PathBuf::from).collect()
+    }
+
+    /// Directories of base images, and which of them hold homes too. Whoever names that directory means the images in it.
+    pub(crate) fn image_dirs(&self) -> Vec<ImageDir> {
+        let homes = self.homes.as_deref();
+        let dir = |path: PathBuf| ImageDir { declared_only: Some(&*path) == homes, path };
+        self.images().into_iter().map(dir).collect()
     }
 
     /// The canonical home.
@@ -163,7 +173,7 @@ mod tests {
     use super::*;
 
     fn place() -> Place {
-        Place { data: "/data".into(), config: "/c.toml".into() }
+        Place { data: "/data".into(), config: "/c.toml".into(), homes: Some("/Users".into()) }
     }
 
     fn resolve(
@@ -205,6 +215,18 @@ mod tests {
         assert_eq!(settings.home(), PathBuf::from("/other/home"));
         let settings = resolve(&[], &[("OBUILD_IMAGES", "/a:/b")], &[]).unwrap();
         assert_eq!(settings.images(), [PathBuf::from("/a"), PathBuf::from("/b")]);
+    }
+
+    #[test]
+    fn homes_are_fenced_whoever_names_their_directory() {
+        let fenced = |settings: Settings| {
+            let dirs = settings.image_dirs().into_iter();
+            dirs.map(|dir| (dir.path.display().to_string(), dir.declared_only)).collect::<Vec<_>>()
+        };
+        let default = [("/data/images".to_owned(), false), ("/Users".to_owned(), true)];
+        assert_eq!(fenced(resolve(&[], &[], &[]).unwrap()), default);
+        let named = resolve(&[(Key::Images, "/Users/")], &[], &[]).unwrap();
+        assert_eq!(fenced(named), [("/Users/".to_owned(), true)]);
     }
 
     #[test]

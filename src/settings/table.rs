@@ -107,7 +107,7 @@ pub(crate) static SETTINGS: [Setting; 12] = [
         check: not_empty,
         default: |place, _| {
             let mut all = vec![place.data.join("images").display().to_string()];
-            all.extend(cfg!(target_os = "macos").then(|| "/Users".into()));
+            all.extend(place.homes.iter().map(|homes| homes.display().to_string()));
             all
         },
     },
