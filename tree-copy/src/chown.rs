@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +13,7 @@ use crate::listing::Entry;
 use crate::meta::Meta;
 use crate::place::Place;
 use crate::queue;
-use crate::walk::{Root, Visitor, walk};
+use crate::walk::{Inspect, Root, walk};
 
 /// Makes `uid` and `gid` the owner of `path` and of everything below it, touching only what has another owner.
 /// Returns how many entries changed.
@@ -51,27 +51,13 @@ impl Chown<'_> {
     }
 }
 
-impl Visitor for Chown<'_> {
-    type Dir = OwnedFd;
-
-    fn open(&self, parent: &OwnedFd, name: &CStr, place: &Place) -> Result<OwnedFd, Error> {
-        self.root.child(parent, name, place)
-    }
-
-    fn reopen(&self, place: &Place) -> Result<OwnedFd, Error> {
-        self.root.reopen(place)
-    }
-
-    fn listed<'a>(&self, dir: &'a OwnedFd) -> BorrowedFd<'a> {
-        dir.as_fd()
+impl Inspect for Chown<'_> {
+    fn root(&self) -> &Root<'_> {
+        &self.root
     }
 
     fn visit(&self, dir: &OwnedFd, place: &Arc<Place>, entries: &[Entry]) -> Result<(), Error> {
         entries.iter().try_for_each(|entry| self.give(dir.as_fd(), &entry.name, place))
-    }
-
-    fn path(&self, place: &Place, name: Option<&CStr>) -> PathBuf {
-        self.root.path(place, name)
     }
 }
 

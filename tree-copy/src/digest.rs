@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{FileType, Mode, OFlags};
@@ -15,7 +15,7 @@ use crate::meta::Meta;
 use crate::place::Place;
 use crate::platform;
 use crate::queue;
-use crate::walk::{Root, Visitor, walk};
+use crate::walk::{Inspect, Root, walk};
 
 /// Size of the pieces in which files are read.
 const PIECE: usize = 128 * 1024;
@@ -191,19 +191,9 @@ fn named_file(hash: &mut Sha256, dir: BorrowedFd<'_>, name: &CStr) -> rustix::io
     Ok(())
 }
 
-impl Visitor for Hasher<'_> {
-    type Dir = OwnedFd;
-
-    fn open(&self, parent: &OwnedFd, name: &CStr, place: &Place) -> Result<OwnedFd, Error> {
-        self.root.child(parent, name, place)
-    }
-
-    fn reopen(&self, place: &Place) -> Result<OwnedFd, Error> {
-        self.root.reopen(place)
-    }
-
-    fn listed<'a>(&self, dir: &'a OwnedFd) -> BorrowedFd<'a> {
-        dir.as_fd()
+impl Inspect for Hasher<'_> {
+    fn root(&self) -> &Root<'_> {
+        &self.root
     }
 
     fn visit(&self, dir: &OwnedFd, place: &Arc<Place>, entries: &[Entry]) -> Result<(), Error> {
@@ -215,10 +205,6 @@ impl Visitor for Hasher<'_> {
         }
         self.add(records);
         Ok(())
-    }
-
-    fn path(&self, place: &Place, name: Option<&CStr>) -> PathBuf {
-        self.root.path(place, name)
     }
 
     fn cancelled(&self) -> bool {

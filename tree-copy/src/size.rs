@@ -1,9 +1,8 @@
 //! Measures a tree.
 
 use std::collections::HashMap;
-use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +13,7 @@ use crate::listing::Entry;
 use crate::meta::Meta;
 use crate::place::Place;
 use crate::queue;
-use crate::walk::{Root, Visitor, walk};
+use crate::walk::{Inspect, Root, walk};
 
 /// What a tree takes on the disk, in bytes. An inode with several names counts once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,19 +67,9 @@ impl Size<'_> {
     }
 }
 
-impl Visitor for Size<'_> {
-    type Dir = OwnedFd;
-
-    fn open(&self, parent: &OwnedFd, name: &CStr, place: &Place) -> Result<OwnedFd, Error> {
-        self.root.child(parent, name, place)
-    }
-
-    fn reopen(&self, place: &Place) -> Result<OwnedFd, Error> {
-        self.root.reopen(place)
-    }
-
-    fn listed<'a>(&self, dir: &'a OwnedFd) -> BorrowedFd<'a> {
-        dir.as_fd()
+impl Inspect for Size<'_> {
+    fn root(&self) -> &Root<'_> {
+        &self.root
     }
 
     fn visit(&self, dir: &OwnedFd, place: &Arc<Place>, entries: &[Entry]) -> Result<(), Error> {
@@ -89,9 +78,5 @@ impl Visitor for Size<'_> {
             self.count(&meta);
         }
         Ok(())
-    }
-
-    fn path(&self, place: &Place, name: Option<&CStr>) -> PathBuf {
-        self.root.path(place, name)
     }
 }

@@ -1,8 +1,8 @@
 //! Brings a tree to the disk.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::listing::Entry;
 use crate::place::Place;
 use crate::platform;
-use crate::walk::{Root, Visitor, walk};
+use crate::walk::{Inspect, Root, walk};
 
 /// Up to so many files and directories are brought to the disk one by one, at half a millisecond each where this was
 /// measured. For more, asking for the whole volume is cheaper, though that also waits for what others have written.
@@ -58,19 +58,9 @@ impl Sync<'_> {
     }
 }
 
-impl Visitor for Sync<'_> {
-    type Dir = OwnedFd;
-
-    fn open(&self, parent: &OwnedFd, name: &CStr, place: &Place) -> Result<OwnedFd, Error> {
-        self.root.child(parent, name, place)
-    }
-
-    fn reopen(&self, place: &Place) -> Result<OwnedFd, Error> {
-        self.root.reopen(place)
-    }
-
-    fn listed<'a>(&self, dir: &'a OwnedFd) -> BorrowedFd<'a> {
-        dir.as_fd()
+impl Inspect for Sync<'_> {
+    fn root(&self) -> &Root<'_> {
+        &self.root
     }
 
     fn visit(&self, dir: &OwnedFd, place: &Arc<Place>, entries: &[Entry]) -> Result<(), Error> {
@@ -88,9 +78,5 @@ impl Visitor for Sync<'_> {
 
     fn finish(&self, dir: &OwnedFd, place: &Place) -> Result<(), Error> {
         if self.one_more() { self.sync(dir, place, None) } else { Ok(()) }
-    }
-
-    fn path(&self, place: &Place, name: Option<&CStr>) -> PathBuf {
-        self.root.path(place, name)
     }
 }

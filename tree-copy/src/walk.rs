@@ -167,6 +167,68 @@ fn visit<V: Visitor>(
     Ok(())
 }
 
+/// A [`Visitor`] that needs nothing of a directory but its descriptor, opened below one root.
+pub(crate) trait Inspect: Sync {
+    /// The root of the tree.
+    fn root(&self) -> &Root<'_>;
+
+    /// See [`Visitor::visit`].
+    fn visit(&self, dir: &OwnedFd, place: &Arc<Place>, entries: &[Entry]) -> Result<(), Error>;
+
+    /// See [`Visitor::finish`].
+    fn finish(&self, _dir: &OwnedFd, _place: &Place) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Whether to stop.
+    fn cancelled(&self) -> bool {
+        false
+    }
+
+    /// The error of failing to `action` the entry `name`.
+    fn error(
+        &self,
+        action: &'static str,
+        place: &Place,
+        name: Option<&CStr>,
+        source: impl Into<std::io::Error>,
+    ) -> Error {
+        self.root().error(action, place, name, source)
+    }
+}
+
+impl<T: Inspect> Visitor for T {
+    type Dir = OwnedFd;
+
+    fn open(&self, parent: &OwnedFd, name: &CStr, place: &Place) -> Result<OwnedFd, Error> {
+        self.root().child(parent, name, place)
+    }
+
+    fn reopen(&self, place: &Place) -> Result<OwnedFd, Error> {
+        self.root().reopen(place)
+    }
+
+    fn listed<'a>(&self, dir: &'a OwnedFd) -> BorrowedFd<'a> {
+        dir.as_fd()
+    }
+
+    fn visit(&self, dir: &OwnedFd, place: &Arc<Place>, entries: &[Entry]) -> Result<(), Error> {
+        Inspect::visit(self, dir, place, entries)
+    }
+
+    fn finish(&self, dir: &OwnedFd, place: &Place) -> Result<(), Error> {
+        Inspect::finish(self, dir, place)
+    }
+
+    fn path(&self, place: &Place, name: Option<&CStr>) -> std::path::PathBuf {
+        self.root().path(place, name)
+    }
+
+    fn cancelled(&self) -> bool {
+        Inspect::cancelled(self)
+    }
+}
+
 /// The root of a tree that is only looked at, for visitors to build on.
 pub(crate) struct Root<'a> {
     path: &'a Path,
@@ -194,7 +256,7 @@ impl<'a> Root<'a> {
     }
 
     pub(crate) fn reopen(&self, place: &Place) -> Result<OwnedFd, Error> {
-        place.open_from(&self.fd).map_err(|e| self.error("open", place, e))
+        place.open_from(&self.fd).map_err(|e| self.error("open", place, None, e))
     }
 
     pub(crate) fn child(
@@ -203,7 +265,7 @@ impl<'a> Root<'a> {
         name: &CStr,
         place: &Place,
     ) -> Result<OwnedFd, Error> {
-        place::open_dir(parent, name).map_err(|e| self.error("open", place, e))
+        place::open_dir(parent, name).map_err(|e| self.error("open", place, None, e))
     }
 
     pub(crate) fn path(&self, place: &Place, name: Option<&CStr>) -> std::path::PathBuf {
@@ -214,8 +276,9 @@ impl<'a> Root<'a> {
         &self,
         action: &'static str,
         place: &Place,
+        name: Option<&CStr>,
         source: impl Into<std::io::Error>,
     ) -> Error {
-        Error::Io { action, path: self.path(place, None), source: source.into() }
+        Error::Io { action, path: self.path(place, name), source: source.into() }
     }
 }
