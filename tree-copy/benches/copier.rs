@@ -131,36 +131,62 @@ fn removal(a: &Path, b: &Path, rounds: usize) {
     show("removal", &[("remove_tree", ours), ("rm -rf", rm)]);
 }
 
-/// A loop-mounted filesystem that goes away with this.
-struct Loop(PathBuf);
+/// A new filesystem on a loop device, which goes away with this.
+struct Loop {
+    mount: PathBuf,
+    device: String,
+}
 
 impl Loop {
-    fn xfs(dir: &Path) -> Option<Self> {
-        let (image, mount) = (dir.join("xfs.img"), dir.join("xfs"));
+    fn new(dir: &Path, kind: &str, mkfs: &[&str]) -> Option<Self> {
+        let (image, mount) = (dir.join(format!("{kind}.img")), dir.join(kind));
         std::fs::create_dir(&mount).ok()?;
         std::fs::File::create(&image).ok()?.set_len(24 << 30).ok()?;
-        let (image, at) = (image.to_str()?, mount.to_str()?);
-        let made = command(&["mkfs.xfs", "-q", "-m", "reflink=1", image])
-            && command(&["mount", "-o", "loop", image, at]);
-        made.then_some(Self(mount))
+        // Without direct I/O every page would be in memory twice.
+        let attached = Command::new("losetup")
+            .args(["--find", "--show", "--direct-io=on"])
+            .arg(&image)
+            .output();
+        let device = String::from_utf8(attached.ok()?.stdout).ok()?.trim().to_owned();
+        let made =
+            command(&[mkfs, &[&device]].concat()) && command(&["mount", &device, mount.to_str()?]);
+        let new = Self { mount, device };
+        made.then_some(new)
     }
 }
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        command(&["umount", self.0.to_str().unwrap()]);
+        command(&["umount", self.mount.to_str().unwrap()]);
+        command(&["losetup", "--detach", &self.device]);
     }
 }
 
 fn main() {
     let (files, rounds) = (number("COPIER_FILES", 50_000), number("COPIER_ROUNDS", 5));
     let dir = tempfile::tempdir().unwrap();
-    plain(dir.path(), files, rounds);
-    let Some(xfs) = Loop::xfs(dir.path()) else {
-        println!("SKIP: reflinks need root, mkfs.xfs and a loop device");
-        return;
-    };
-    let (a, b) = (xfs.0.join("a"), xfs.0.join("b"));
+    match Loop::new(
+        dir.path(),
+        "ext4",
+        &["mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
+    ) {
+        Some(ext4) => plain(&ext4.mount, files, rounds),
+        None => {
+            println!(
+                "SKIP: a new ext4 needs root and a loop device; this is {}",
+                dir.path().display()
+            );
+            plain(dir.path(), files, rounds);
+        }
+    }
+    match Loop::new(dir.path(), "xfs", &["mkfs.xfs", "-q", "-m", "reflink=1"]) {
+        Some(xfs) => reflinks(&xfs.mount, files, rounds),
+        None => println!("SKIP: reflinks need root, mkfs.xfs and a loop device"),
+    }
+}
+
+fn reflinks(dir: &Path, files: usize, rounds: usize) {
+    let (a, b) = (dir.join("a"), dir.join("b"));
     make_ordinary(&a, files, files as u64 * 22_000, 1).unwrap();
     command(&["sync"]);
     let all = contenders(&a, &b, How::Reflink, &["cp", "-a", "--reflink=always"]);
