@@ -1,10 +1,9 @@
 //! The sandbox: one step at a time, as the build user, in the canonical home.
 
 use std::ffi::c_int;
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -85,13 +84,15 @@ impl BuildUserSandbox {
         if !self.root {
             return Ok(None);
         }
-        let Config { uid, user_name: name, lock_dir: dir, home, .. } = &self.config;
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.map_err(Error::io(format!("make `{}`", dir.display())))?;
+        let Config { user_name: name, home, .. } = &self.config;
         let tell = || waiting(&format!("waiting for build user `{name}`, who runs another step"));
-        let mut lock = Lock::acquire(&dir.join(format!("uid-{uid}.lock")), cancel, tell)?;
+        let mut lock = crate::user::lock(&self.config, cancel, tell)?;
+        if lock.is_fresh() {
+            // Until everything has been killed, the next one must try too.
+            lock.set_text(BUSY)?;
+        }
         let user = self.known_user()?;
-        if lock.is_fresh() || !lock.text().is_empty() {
+        if !lock.text().is_empty() {
             everything_of(user.owner.uid)?;
             lock.set_text("")?;
         }
@@ -134,7 +135,7 @@ impl BuildUserSandbox {
         self.leave(placed, held, outcome)
     }
 
-    /// Puts the tree back, unless somebody may still write to it.
+    /// Puts the tree back, unless somebody may still write to it; then the user's lock keeps saying so too.
     fn leave(
         &self,
         placed: Placed<'_>,

@@ -281,6 +281,64 @@ fn a_fork_bomb_ends_with_its_step() {
     assert!(started.elapsed() < LONG);
 }
 
+#[test]
+fn a_step_cannot_stop_who_kills_it() {
+    if !needs_root() {
+        return;
+    }
+    if !Path::new("/usr/bin/perl").exists() {
+        return eprintln!("SKIP: there is no perl to send signals fast");
+    }
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    // In a session of its own, and for 20 seconds at most.
+    let stop =
+        "setsid perl -e '$end = time + 20; while (time < $end) { kill \"STOP\", -1 }' & sleep 20";
+    let mut stopper = step(stop);
+    stopper.timeout = Some(Duration::from_millis(200));
+    for round in 0..5 {
+        let started = Instant::now();
+        let (outcome, text) = fixture.run(&stopper, &fixture.tree(&format!("tree{round}")));
+        assert_eq!(outcome, Outcome::TimedOut(Duration::from_millis(200)), "{text}");
+        assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn what_was_started_between_steps_does_not_run_beside_the_next() {
+    if !needs_root() {
+        return;
+    }
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    assert_eq!(fixture.sh("true").0, Outcome::Exited(0));
+    // As cron would.
+    let mut job = Command::new("sleep");
+    std::os::unix::process::CommandExt::uid(&mut job, user.config.uid);
+    let mut job = job.arg("20").spawn().unwrap();
+    let (outcome, text) = fixture.sh("ps -o stat=,comm= -u $(id -u)");
+    assert_eq!(outcome, Outcome::Exited(0));
+    let alive = text.lines().filter(|line| line.contains("sleep") && !line.starts_with('Z'));
+    assert_eq!(alive.count(), 0, "{text}");
+    assert!(!job.wait().unwrap().success());
+}
+
+#[test]
+fn a_user_is_not_removed_while_its_step_runs() {
+    if !needs_root() {
+        return;
+    }
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    let tree = fixture.tree("tree");
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| fixture.run(&step("sleep 0.5; echo done"), &tree));
+        until("the step runs", || user.config.home.exists());
+        assert!(sandbox_macos::remove_user(&user.config).unwrap());
+        assert_eq!(running.join().unwrap(), (Outcome::Exited(0), "done\n".to_owned()));
+    });
+}
+
 /// As root, the suite again as somebody who has no build user.
 #[test]
 fn all_this_holds_for_an_ordinary_user() {
