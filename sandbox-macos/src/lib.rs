@@ -18,6 +18,7 @@ mod beneath;
 mod home;
 mod lock;
 mod mounts;
+mod stuck;
 mod tree;
 mod user;
 

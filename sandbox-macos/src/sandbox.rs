@@ -124,7 +124,7 @@ impl BuildUserSandbox {
         }
         let mut held = self.lock_user(cancel, waiting)?;
         let owner = held.as_ref().map(|(_, user)| user.owner);
-        let home = Home::acquire(&self.config, cancel, waiting)?;
+        let home = Home::acquire(&self.config, owner, cancel, waiting)?;
         // The paths have been checked; what is wrong with them now was wrong then.
         let wanted = Wanted::new(&self.config, step).map_err(refused)?;
         let placed = home.place(tree, owner, &wanted)?;

@@ -4,6 +4,7 @@ pub(crate) mod alive;
 pub(crate) mod child;
 pub(crate) mod exit;
 pub(crate) mod keeper;
+pub(crate) mod mounted;
 pub(crate) mod user;
 
 /// Empty after each start of the machine, as its processes are gone too.

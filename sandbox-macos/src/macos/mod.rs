@@ -4,6 +4,7 @@ pub(crate) mod alive;
 pub(crate) mod child;
 pub(crate) mod exit;
 pub(crate) mod keeper;
+pub(crate) mod mounted;
 pub(crate) mod user;
 
 /// Emptied when the machine starts.
