@@ -24,6 +24,7 @@ mod user;
 
 mod command;
 mod follow;
+mod jobs;
 mod kill;
 mod launch;
 mod terminal;

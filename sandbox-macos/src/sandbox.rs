@@ -43,6 +43,10 @@ pub struct BuildUserSandbox {
     network: OnceLock<bool>,
 }
 
+/// Said in the log of a step that should not reach the host's network, and does.
+const OPEN_NETWORK: &str =
+    "obuild: this step reaches the host's network: the system refuses it a network of its own\n";
+
 /// Where the command's output goes.
 enum Screen<'a> {
     Log(&'a BuildLog, &'a Cancel),
@@ -171,6 +175,9 @@ impl BuildUserSandbox {
             Ok(running) => Leash::new(running, owner.map(|owner| owner.uid))?,
             Err(error) => return not_executed(step, &error, log),
         };
+        if self.is_refused_a_network(step, owner) {
+            log.write(OPEN_NETWORK.as_bytes()).map_err(Error::io("write the build log"))?;
+        }
         let mut output = File::from(output);
         let stop = follow(&mut output, leash.exit(), log, cancel, step.timeout);
         let status = leash.end()?;
@@ -195,12 +202,15 @@ impl BuildUserSandbox {
         status.and_then(|status| waited.map(|()| outcome(status)))
     }
 
+    /// Whether the step is to be kept from the host's network, and is not.
+    fn is_refused_a_network(&self, step: &Step, owner: Option<Owner>) -> bool {
+        wants_own_network(step, owner) && self.network.get() == Some(&false)
+    }
+
     fn launch(&self, step: &Step, owner: Option<Owner>, own_session: bool) -> Result<Launch> {
         let known = self.user.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let name = known.map_or_else(calling_user, |user| user.name);
-        let wanted =
-            owner.is_some() && platform::child::ISOLATES_NETWORK && step.network.is_empty();
-        let isolate_network = wanted && self.network.get() != Some(&false);
+        let isolate_network = wants_own_network(step, owner) && self.network.get() != Some(&false);
         let actor = Actor { name: &name, owner, isolate_network, own_session };
         Launch::new(&self.config, step, actor).map_err(refused)
     }
@@ -254,6 +264,9 @@ impl BuildUserSandbox {
         if !self.root || known_open {
             weaknesses
                 .push("steps without `(network host)` reach the network all the same".to_owned());
+        }
+        if self.root {
+            weaknesses.extend(crate::jobs::weakness(Path::new("/"), &self.config.user_name));
         }
         weaknesses
     }
@@ -319,6 +332,10 @@ impl Sandbox for BuildUserSandbox {
         self.check(step)?;
         self.run_on(step, tree, &Screen::Terminal, &|_| {}).map_err(during("run the step"))
     }
+}
+
+fn wants_own_network(step: &Step, owner: Option<Owner>) -> bool {
+    owner.is_some() && platform::child::ISOLATES_NETWORK && step.network.is_empty()
 }
 
 /// Tries it in a child.

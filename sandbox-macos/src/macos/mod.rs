@@ -9,3 +9,6 @@ pub(crate) mod user;
 
 /// Emptied when the machine starts.
 pub(crate) const LOCK_DIR: &str = "/var/run/obuild";
+
+/// Where lists of who may leave jobs lie, below `/`.
+pub(crate) const JOB_LISTS: &str = "usr/lib/cron";
