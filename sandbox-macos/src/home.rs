@@ -101,6 +101,7 @@ impl<'a> Home<'a> {
             tree: tree.to_owned(),
             in_place: false,
             mounts: None,
+            started: false,
             done: false,
         };
         private_dir(&config.beside(".tmp"), owner)?;
@@ -115,16 +116,22 @@ impl<'a> Home<'a> {
     }
 }
 
-/// A tree in the home's place. Dropping it puts it back, as [`Placed::put_back`] does.
+/// A tree in the home's place. Dropping it puts it back, as [`Placed::put_back`] does, if no step has been started in it.
 pub(crate) struct Placed<'a> {
     home: Home<'a>,
     tree: PathBuf,
     in_place: bool,
     mounts: Option<Mounts<'a>>,
+    started: bool,
     done: bool,
 }
 
 impl Placed<'_> {
+    /// From now on, dropping this abandons the tree: somebody may write to it.
+    pub(crate) fn start(&mut self) {
+        self.started = true;
+    }
+
     /// Takes out what was placed and renames the tree back. No process of the step may live.
     pub(crate) fn put_back(mut self) -> Result<()> {
         self.undo()
@@ -133,6 +140,10 @@ impl Placed<'_> {
     /// Leaves the tree where it is, because a process of the step cannot be killed; only the secrets go.
     /// The next step that wants this home clears it.
     pub(crate) fn abandon(mut self) {
+        self.leave();
+    }
+
+    fn leave(&mut self) {
         self.done = true;
         if let Some(mounts) = self.mounts.take() {
             mounts.abandon();
@@ -177,9 +188,13 @@ impl Placed<'_> {
 
 impl Drop for Placed<'_> {
     fn drop(&mut self) {
-        if !self.done
-            && let Err(error) = self.undo()
-        {
+        if self.done {
+            return;
+        }
+        if self.started {
+            return self.leave();
+        }
+        if let Err(error) = self.undo() {
             tracing::error!(%error, "failed to put a tree back");
         }
     }

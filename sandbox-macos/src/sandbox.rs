@@ -131,10 +131,11 @@ impl BuildUserSandbox {
         let home = Home::acquire(&self.config, owner, cancel, waiting)?;
         // The paths have been checked; what is wrong with them now was wrong then.
         let wanted = Wanted::new(&self.config, step).map_err(refused)?;
-        let placed = home.place(tree, owner, &wanted)?;
+        let mut placed = home.place(tree, owner, &wanted)?;
         if let Some((lock, _)) = &mut held {
             lock.set_text(BUSY)?;
         }
+        placed.start();
         let outcome = self.run_placed(step, owner, screen);
         self.leave(placed, held, outcome)
     }
