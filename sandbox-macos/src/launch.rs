@@ -33,8 +33,18 @@ pub(crate) struct Launch {
     pub(crate) owner: Option<Owner>,
     /// Whether to leave the host's network.
     pub(crate) isolate_network: bool,
-    /// Whether the command gets a session of its own, or else the foreground of the caller's terminal, if there is one.
-    pub(crate) own_session: bool,
+    pub(crate) session: Session,
+}
+
+/// Whom a command shares its terminal with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Session {
+    /// A session of its own, without a terminal.
+    Own,
+    /// A session of its own, on the terminal that is its standard input.
+    OwnTerminal,
+    /// The caller's session, in the foreground of its terminal if there is one.
+    Callers,
 }
 
 /// What the child was doing when it failed.
@@ -130,6 +140,9 @@ impl Launch {
             for (number, fd) in (0..).zip(stdio) {
                 parent.check(libc::dup2(fd, number), Stage::Descriptors);
             }
+            if self.session == Session::OwnTerminal {
+                parent.check(libc::ioctl(0, libc::TIOCSCTTY as libc::c_ulong, 0), Stage::Session);
+            }
             parent.check(platform::child::close_others_on_exec(), Stage::Descriptors);
             if self.isolate_network {
                 parent.check(platform::child::isolate_network(), Stage::Network);
@@ -153,7 +166,7 @@ impl Launch {
     unsafe fn leave_group(&self) -> c_int {
         // SAFETY: plain system calls. All signals are blocked, so SIGTTOU does not stop us.
         unsafe {
-            if self.own_session {
+            if self.session != Session::Callers {
                 return libc::setsid();
             }
             if libc::isatty(0) == 0 {

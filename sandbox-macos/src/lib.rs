@@ -27,6 +27,7 @@ mod follow;
 mod jobs;
 mod kill;
 mod launch;
+mod relay;
 mod terminal;
 
 mod sandbox;

@@ -2,7 +2,7 @@
 
 use std::ffi::c_int;
 use std::fs::File;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -21,10 +21,11 @@ use crate::error::{Error, Result, during};
 use crate::follow::{Stop, drain, follow};
 use crate::home::{Home, Placed};
 use crate::kill::{Leash, everything_of};
-use crate::launch::{Launch, Running, Stage};
+use crate::launch::{Launch, Running, Session, Stage};
 use crate::lock::Lock;
 use crate::mounts::Wanted;
 use crate::platform;
+use crate::relay::Relay;
 use crate::terminal::Lent;
 use crate::user::{BuildUser, closed_ancestor};
 
@@ -170,7 +171,7 @@ impl BuildUserSandbox {
         };
         let (output, write) = crate::launch::pipe().map_err(Error::io("make a pipe"))?;
         let started =
-            self.start(step, owner, true, [null.as_fd(), write.as_fd(), write.as_fd()])?;
+            self.start(step, owner, Session::Own, [null.as_fd(), write.as_fd(), write.as_fd()])?;
         drop(write);
         let leash = match started {
             Ok(running) => Leash::new(running, owner.map(|owner| owner.uid))?,
@@ -191,10 +192,14 @@ impl BuildUserSandbox {
     }
 
     fn run_on_caller_terminal(&self, step: &Step, owner: Option<Owner>) -> Result<Outcome> {
+        if let Some(owner) = owner.filter(|_| io::stdin().is_terminal()) {
+            return self.run_on_own_terminal(step, owner);
+        }
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         let lent = Lent::new();
+        let session = if owner.is_some() { Session::Own } else { Session::Callers };
         let started =
-            self.start(step, owner, false, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+            self.start(step, owner, session, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
         let running = started.map_err(Error::io(format!("execute `{}`", program(step))))?;
         let leash = Leash::new(running, owner.map(|owner| owner.uid))?;
         let waited = leash.wait_for_exit();
@@ -203,16 +208,38 @@ impl BuildUserSandbox {
         status.and_then(|status| waited.map(|()| outcome(status)))
     }
 
+    fn run_on_own_terminal(&self, step: &Step, owner: Owner) -> Result<Outcome> {
+        let made = Relay::new(owner);
+        let (mut relay, terminal) = made.map_err(Error::io("make a terminal for the command"))?;
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        let streams = [
+            terminal.as_fd(),
+            if stdout.is_terminal() { terminal.as_fd() } else { stdout.as_fd() },
+            if stderr.is_terminal() { terminal.as_fd() } else { stderr.as_fd() },
+        ];
+        let started = self.start(step, Some(owner), Session::OwnTerminal, streams)?;
+        drop(terminal);
+        let running = started.map_err(Error::io(format!("execute `{}`", program(step))))?;
+        let leash = Leash::new(running, Some(owner.uid))?;
+        let stop = relay.carry(leash.exit());
+        let status = leash.end()?;
+        relay.drain().map_err(Error::io("show the command's output"))?;
+        match stop.map_err(Error::io("carry between two terminals"))? {
+            Stop::Ended => Ok(outcome(status)),
+            Stop::Cancelled | Stop::TimedOut(_) => Ok(Outcome::Cancelled),
+        }
+    }
+
     /// Whether the step is to be kept from the host's network, and is not.
     fn is_refused_a_network(&self, step: &Step, owner: Option<Owner>) -> bool {
         wants_own_network(step, owner) && self.network.get() == Some(&false)
     }
 
-    fn launch(&self, step: &Step, owner: Option<Owner>, own_session: bool) -> Result<Launch> {
+    fn launch(&self, step: &Step, owner: Option<Owner>, session: Session) -> Result<Launch> {
         let known = self.user.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let name = known.map_or_else(calling_user, |user| user.name);
         let isolate_network = wants_own_network(step, owner) && self.network.get() != Some(&false);
-        let actor = Actor { name: &name, owner, isolate_network, own_session };
+        let actor = Actor { name: &name, owner, isolate_network, session };
         Launch::new(&self.config, step, actor).map_err(refused)
     }
 
@@ -221,10 +248,10 @@ impl BuildUserSandbox {
         &self,
         step: &Step,
         owner: Option<Owner>,
-        own_session: bool,
+        session: Session,
         stdio: [BorrowedFd<'_>; 3],
     ) -> Result<io::Result<Running>> {
-        let mut launch = self.launch(step, owner, own_session)?;
+        let mut launch = self.launch(step, owner, session)?;
         loop {
             match launch.start(stdio).map_err(Error::io("start a process"))? {
                 Err((Stage::Network, error)) if self.network.get().is_none() => {
