@@ -9,7 +9,7 @@ use obuilder_core::error::SandboxError;
 use obuilder_core::step::{Owner, Step};
 
 use crate::config::Config;
-use crate::launch::Launch;
+use crate::launch::{Launch, Session};
 
 /// Where commands are looked for unless the step says otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -25,7 +25,7 @@ pub(crate) struct Actor<'a> {
     /// `None` for the calling user.
     pub(crate) owner: Option<Owner>,
     pub(crate) isolate_network: bool,
-    pub(crate) own_session: bool,
+    pub(crate) session: Session,
 }
 
 impl Launch {
@@ -54,7 +54,7 @@ impl Launch {
             workdirs: workdirs(config, step)?,
             owner: actor.owner,
             isolate_network: actor.isolate_network,
-            own_session: actor.own_session,
+            session: actor.session,
         })
     }
 }

@@ -89,6 +89,21 @@ impl Error {
     pub(crate) fn io<E: Into<io::Error>>(action: impl Into<String>) -> impl FnOnce(E) -> Self {
         move |source| Self::Io { action: action.into(), source: source.into() }
     }
+
+    /// For failures after which nobody knows whether processes live.
+    pub(crate) fn into_survivors(self) -> Self {
+        match self {
+            Self::Survivors(_) => self,
+            other => Self::Survivors(other.with_sources()),
+        }
+    }
+
+    /// The message with those of all sources.
+    pub(crate) fn with_sources(&self) -> String {
+        let first = std::error::Error::source(self);
+        let sources = std::iter::successors(first, |error| error.source());
+        sources.fold(self.to_string(), |text, source| format!("{text}: {source}"))
+    }
 }
 
 /// For `map_err`: wraps an error with the part of the step that it ended; `action` completes "failed to …".

@@ -6,10 +6,11 @@
 //! HOME.tmp/      the step's TMPDIR; stands for as long as HOME may be there
 //! HOME.secrets/  the step's secrets
 //! HOME.aside/    what stood where a cache or a secret was placed
+//! HOME.stuck-N   what could not be removed
 //! ```
 //!
-//! The order matters after a power cut: HOME.tmp is made before the tree comes and removed after it has gone, so
-//! a HOME beside a HOME.tmp was left by a step.
+//! The order matters after a power cut, which may take the lock's text: HOME.tmp is made before the tree comes and removed
+//! after it has gone, so a build user's HOME beside a build user's HOME.tmp was left by a step.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -23,7 +24,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
 use crate::mounts::{Mounts, Wanted};
-use crate::tree;
+use crate::{stuck, tree};
 
 /// A canonical home that nobody else uses now, and that nothing is left in.
 pub(crate) struct Home<'a> {
@@ -35,6 +36,7 @@ impl<'a> Home<'a> {
     /// Waits for the home and clears away what a killed process left there.
     pub(crate) fn acquire(
         config: &'a Config,
+        owner: Option<Owner>,
         cancel: &Cancel,
         waiting: &dyn Fn(&str),
     ) -> Result<Self> {
@@ -49,29 +51,35 @@ impl<'a> Home<'a> {
         let tell = || waiting(&format!("waiting for the home `{home}`, which another step uses"));
         let lock = Lock::acquire(&config.beside(".lock"), cancel, tell)?;
         let mut found = Self { config, lock };
-        found.recover()?;
+        found.recover(owner)?;
         Ok(found)
     }
 
-    fn recover(&mut self) -> Result<()> {
-        let home = &self.config.home;
-        let tmp = self.config.beside(".tmp");
-        let left = home.symlink_metadata().ok();
-        let interrupted = tmp.symlink_metadata().is_ok();
-        if left.is_none() && !interrupted && self.lock.text().is_empty() {
+    /// What the lock's text does not know may be anybody's, unless it is the build user's.
+    fn recover(&mut self, owner: Option<Owner>) -> Result<()> {
+        let (home, tmp) = (&self.config.home, self.config.beside(".tmp"));
+        let (left, left_tmp) = (home.symlink_metadata().ok(), tmp.symlink_metadata().ok());
+        let known = self.lock.text();
+        if left.is_none() && left_tmp.is_none() && known.is_empty() {
             return Ok(());
         }
+        let theirs = |found: &fs::Metadata| owner.is_some_and(|owner| found.uid() == owner.uid);
+        let interrupted = left_tmp.as_ref().is_some_and(theirs);
         if let Some(left) = left {
-            let ours = interrupted || self.lock.text() == identity(&left);
+            let ours = known == identity(&left) || (interrupted && theirs(&left));
             if left.is_dir() && ours {
                 tracing::warn!(home = %home.display(), "removing the tree of a step that was killed");
-                tree::remove(home)?;
+                stuck::clear(self.config, home)?;
             } else if !is_empty_dir(home) {
                 return Err(Error::HomeTaken(home.clone()));
             }
         }
-        for suffix in [".secrets", ".aside", ".tmp"] {
-            tree::remove(&self.config.beside(suffix))?;
+        let ours = !known.is_empty() || interrupted;
+        if left_tmp.is_some() && !ours && !is_empty_dir(&tmp) {
+            return Err(Error::HomeTaken(tmp));
+        }
+        for suffix in if ours { &[".secrets", ".aside", ".tmp"][..] } else { &[".tmp"] } {
+            stuck::clear(self.config, &self.config.beside(suffix))?;
         }
         self.lock.set_text("")
     }
@@ -93,6 +101,7 @@ impl<'a> Home<'a> {
             tree: tree.to_owned(),
             in_place: false,
             mounts: None,
+            started: false,
             done: false,
         };
         private_dir(&config.beside(".tmp"), owner)?;
@@ -101,22 +110,28 @@ impl<'a> Home<'a> {
             Err(error) => return Err(not_renamed(error, tree, &config.home)),
         }
         // What fails half way is taken out again with the rest.
-        let mounts = placed.mounts.insert(Mounts::new(config));
-        mounts.place(wanted, owner)?;
+        let mounts = placed.mounts.insert(Mounts::new(config, owner));
+        mounts.place(wanted)?;
         Ok(placed)
     }
 }
 
-/// A tree in the home's place. Dropping it puts it back, as [`Placed::put_back`] does.
+/// A tree in the home's place. Dropping it puts it back, as [`Placed::put_back`] does, if no step has been started in it.
 pub(crate) struct Placed<'a> {
     home: Home<'a>,
     tree: PathBuf,
     in_place: bool,
     mounts: Option<Mounts<'a>>,
+    started: bool,
     done: bool,
 }
 
 impl Placed<'_> {
+    /// From now on, dropping this abandons the tree: somebody may write to it.
+    pub(crate) fn start(&mut self) {
+        self.started = true;
+    }
+
     /// Takes out what was placed and renames the tree back. No process of the step may live.
     pub(crate) fn put_back(mut self) -> Result<()> {
         self.undo()
@@ -125,6 +140,10 @@ impl Placed<'_> {
     /// Leaves the tree where it is, because a process of the step cannot be killed; only the secrets go.
     /// The next step that wants this home clears it.
     pub(crate) fn abandon(mut self) {
+        self.leave();
+    }
+
+    fn leave(&mut self) {
         self.done = true;
         if let Some(mounts) = self.mounts.take() {
             mounts.abandon();
@@ -134,18 +153,26 @@ impl Placed<'_> {
     fn undo(&mut self) -> Result<()> {
         self.done = true;
         let config = self.home.config;
-        self.check_identity()?;
-        let taken = self.mounts.take().map_or(Ok(()), Mounts::take_out);
-        if std::mem::take(&mut self.in_place) {
-            tree::rename(&config.home, &self.tree).map_err(Error::io(format!(
-                "rename `{}` back to `{}`",
-                config.home.display(),
-                self.tree.display()
-            )))?;
+        // Before the tree came, only the machine's owner can have mounted something here.
+        let unmounted = if self.in_place { stuck::unmount(config) } else { Ok(()) };
+        // Wherever the tree is by now, its secrets go.
+        let taken = self.mounts.take().map_or(Ok(()), Mounts::take_out).and(unmounted);
+        let back = self.check_identity().and_then(|()| self.rename_back());
+        if matches!(back, Ok(()) | Err(Error::HomeGone(_))) {
+            let cleared = stuck::clear(config, &config.beside(".tmp"));
+            self.home.lock.set_text("")?;
+            return taken.and(back).and(cleared);
         }
-        tree::remove(&config.beside(".tmp"))?;
-        self.home.lock.set_text("")?;
-        taken
+        taken.and(back)
+    }
+
+    fn rename_back(&mut self) -> Result<()> {
+        let home = &self.home.config.home;
+        if !std::mem::take(&mut self.in_place) {
+            return Ok(());
+        }
+        let action = || format!("rename `{}` back to `{}`", home.display(), self.tree.display());
+        tree::rename(home, &self.tree).map_err(Error::io(action()))
     }
 }
 
@@ -161,9 +188,13 @@ impl Placed<'_> {
 
 impl Drop for Placed<'_> {
     fn drop(&mut self) {
-        if !self.done
-            && let Err(error) = self.undo()
-        {
+        if self.done {
+            return;
+        }
+        if self.started {
+            return self.leave();
+        }
+        if let Err(error) = self.undo() {
             tracing::error!(%error, "failed to put a tree back");
         }
     }
@@ -173,8 +204,9 @@ impl Drop for Placed<'_> {
 pub(crate) fn private_dir(path: &Path, owner: Option<Owner>) -> Result<()> {
     let action = || format!("make `{}`", path.display());
     match DirBuilder::new().mode(0o700).create(path) {
+        // What a killed step has left was removed before.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            tree::remove(path)?;
+            fs::remove_dir(path).map_err(|_| Error::HomeTaken(path.to_owned()))?;
             DirBuilder::new().mode(0o700).create(path).map_err(Error::io(action()))?;
         }
         made => made.map_err(Error::io(action()))?,

@@ -6,13 +6,15 @@
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use obuilder_core::step::Owner;
 
+use crate::kill::{become_and_kill_others, readable};
 use crate::platform;
 
 /// Most processes the build user may have at once.
@@ -31,8 +33,18 @@ pub(crate) struct Launch {
     pub(crate) owner: Option<Owner>,
     /// Whether to leave the host's network.
     pub(crate) isolate_network: bool,
-    /// Whether the command gets a session of its own, or else the foreground of the caller's terminal, if there is one.
-    pub(crate) own_session: bool,
+    pub(crate) session: Session,
+}
+
+/// Whom a command shares its terminal with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Session {
+    /// A session of its own, without a terminal.
+    Own,
+    /// A session of its own, on the terminal that is its standard input.
+    OwnTerminal,
+    /// The caller's session, in the foreground of its terminal if there is one.
+    Callers,
 }
 
 /// What the child was doing when it failed.
@@ -128,6 +140,9 @@ impl Launch {
             for (number, fd) in (0..).zip(stdio) {
                 parent.check(libc::dup2(fd, number), Stage::Descriptors);
             }
+            if self.session == Session::OwnTerminal {
+                parent.check(libc::ioctl(0, libc::TIOCSCTTY as libc::c_ulong, 0), Stage::Session);
+            }
             parent.check(platform::child::close_others_on_exec(), Stage::Descriptors);
             if self.isolate_network {
                 parent.check(platform::child::isolate_network(), Stage::Network);
@@ -151,7 +166,7 @@ impl Launch {
     unsafe fn leave_group(&self) -> c_int {
         // SAFETY: plain system calls. All signals are blocked, so SIGTTOU does not stop us.
         unsafe {
-            if self.own_session {
+            if self.session != Session::Callers {
                 return libc::setsid();
             }
             if libc::isatty(0) == 0 {
@@ -182,8 +197,9 @@ impl Launch {
         // SAFETY: plain system calls; the list has one group.
         unsafe {
             let groups = libc::setgroups(1, &owner.gid).min(libc::setgid(owner.gid));
-            // Nothing is left of root when this has succeeded.
-            if groups == -1 { -1 } else { libc::setuid(owner.uid) }
+            // Nothing is left of root when this has succeeded; nor of what cron or the like has started as the user
+            // since the last step.
+            if groups == -1 { -1 } else { become_and_kill_others(owner.uid) }
         }
     }
 
@@ -214,6 +230,26 @@ impl Running {
                 -1 if errno() == libc::EINTR => {}
                 -1 => return Err(io::Error::last_os_error()),
                 _ => return Ok(status),
+            }
+        }
+    }
+
+    /// Waits for our own child for as long as `limit`; `None` if it has not ended by then.
+    pub(crate) fn reap_within(&mut self, limit: Duration) -> io::Result<Option<c_int>> {
+        let started = Instant::now();
+        let exit = platform::exit::watch(self.pid);
+        loop {
+            let mut status = 0;
+            let left = limit.saturating_sub(started.elapsed());
+            let told = exit.as_ref().is_ok_and(|exit| readable(exit.as_fd(), left).is_ok());
+            // SAFETY: `status` is a place for one status; the child is ours and has not been waited for.
+            match unsafe { libc::waitpid(self.pid, &mut status, libc::WNOHANG) } {
+                -1 if errno() == libc::EINTR => {}
+                -1 => return Err(io::Error::last_os_error()),
+                0 if left.is_zero() => return Ok(None),
+                0 if told => {}
+                0 => std::thread::sleep(Duration::from_millis(1)),
+                _ => return Ok(Some(status)),
             }
         }
     }

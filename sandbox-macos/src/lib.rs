@@ -18,13 +18,16 @@ mod beneath;
 mod home;
 mod lock;
 mod mounts;
+mod stuck;
 mod tree;
 mod user;
 
 mod command;
 mod follow;
+mod jobs;
 mod kill;
 mod launch;
+mod relay;
 mod terminal;
 
 mod sandbox;

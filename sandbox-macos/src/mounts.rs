@@ -2,18 +2,20 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use bstr::{BStr, ByteSlice};
 use obuilder_core::error::SandboxError;
 use obuilder_core::step::{Owner, Step};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::io::Errno;
 
-use crate::beneath::{Missing, Spot, give, spot};
+use crate::beneath::{Missing, Spot, give, open_root, spot};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::home::{not_renamed, private_dir};
-use crate::tree;
+use crate::{stuck, tree};
 
 /// What a step wants placed, with its targets found.
 #[derive(Debug, Default)]
@@ -95,37 +97,54 @@ enum Undo {
 /// What has been placed in a home.
 pub(crate) struct Mounts<'a> {
     config: &'a Config,
+    owner: Option<Owner>,
+    /// The tree, wherever its step may have moved it; open if anything is to be placed in it.
+    tree: Option<OwnedFd>,
     undo: Vec<Undo>,
     aside: bool,
     secrets: bool,
 }
 
 impl<'a> Mounts<'a> {
-    pub(crate) fn new(config: &'a Config) -> Self {
-        Self { config, undo: Vec::new(), aside: false, secrets: false }
+    /// Nothing yet; what will be placed is `owner`'s, if there is one.
+    pub(crate) fn new(config: &'a Config, owner: Option<Owner>) -> Self {
+        Self { config, owner, tree: None, undo: Vec::new(), aside: false, secrets: false }
+    }
+
+    /// Finds `target` in the tree.
+    fn spot(&self, target: &Path, missing: Missing<'_>) -> Result<Option<Spot>> {
+        let tree = self.tree.as_ref().expect("it is opened before anything is placed");
+        spot(tree, target, missing)
     }
 
     /// Places all that is wanted. What was placed before a failure is known to [`Mounts::take_out`].
-    pub(crate) fn place(&mut self, wanted: &Wanted<'_>, owner: Option<Owner>) -> Result<()> {
+    pub(crate) fn place(&mut self, wanted: &Wanted<'_>) -> Result<()> {
+        if wanted.caches.is_empty() && wanted.secrets.is_empty() {
+            return Ok(());
+        }
+        self.tree = Some(open_root(&self.config.home)?);
         for (lease, target) in &wanted.caches {
-            tree::give(lease, owner)?;
-            let spot = self.clear_spot(target, owner)?;
-            rustix::fs::renameat(CWD, *lease, &spot.dir, &spot.name)
+            tree::give(lease, self.owner)?;
+            let spot = self.clear_spot(target)?;
+            spot.rename_in(lease)
                 .map_err(|error| not_renamed(error.into(), lease, &self.config.home))?;
             self.undo.push(Undo::Cache(target.clone(), lease.to_path_buf()));
         }
-        if wanted.secrets.is_empty() {
-            return Ok(());
-        }
+        if wanted.secrets.is_empty() { Ok(()) } else { self.place_secrets(wanted) }
+    }
+
+    fn place_secrets(&mut self, wanted: &Wanted<'_>) -> Result<()> {
+        let owner = self.owner;
         let dir = self.config.beside(".secrets");
         self.secrets = true;
         private_dir(&dir, owner)?;
+        let opened = open_root(&dir)?;
         for (name, value, target) in &wanted.secrets {
-            let always = spot(&dir, Path::new(&*name.to_os_str_lossy()), Missing::Absent)?;
+            let always = spot(&opened, Path::new(&*name.to_os_str_lossy()), Missing::Absent)?;
             let always = always.ok_or_else(|| Error::NotADirectory(dir.clone()))?;
             write_secret(&always, value, owner)?;
             if let Some(target) = target {
-                let spot = self.clear_spot(target, owner)?;
+                let spot = self.clear_spot(target)?;
                 self.undo.push(Undo::Secret(target.clone()));
                 write_secret(&spot, value, owner)?;
             }
@@ -134,19 +153,19 @@ impl<'a> Mounts<'a> {
     }
 
     /// Makes the parents of `target`, and sets aside what stands there.
-    fn clear_spot(&mut self, target: &Path, owner: Option<Owner>) -> Result<Spot> {
+    fn clear_spot(&mut self, target: &Path) -> Result<Spot> {
         let mut made = Vec::new();
-        let found = spot(&self.config.home, target, Missing::Make(owner, &mut made));
+        let found = self.spot(target, Missing::Make(self.owner, &mut made));
         self.undo.extend(made.into_iter().map(Undo::Made));
         let found = found?.ok_or_else(|| Error::NotADirectory(target.to_owned()))?;
-        if found.exists() {
+        let action = || format!("set `{}` in the tree aside", target.display());
+        if found.found().map_err(Error::io(action()))?.is_some() {
             let aside = self.config.beside(".aside");
             if !std::mem::replace(&mut self.aside, true) {
                 private_dir(&aside, None)?;
             }
             let kept = aside.join(self.undo.len().to_string());
-            rustix::fs::renameat(&found.dir, &found.name, CWD, &kept)
-                .map_err(Error::io(format!("set `{}` in the tree aside", target.display())))?;
+            found.rename_out(&kept).map_err(Error::io(action()))?;
             self.undo.push(Undo::Aside(kept, target.to_owned()));
         }
         Ok(found)
@@ -154,16 +173,15 @@ impl<'a> Mounts<'a> {
 
     /// Takes everything out, going on after a failure; the first one is told.
     pub(crate) fn take_out(mut self) -> Result<()> {
-        let mut result = Ok(());
+        let mut result = if self.secrets { self.clear(".secrets") } else { Ok(()) };
         for undo in std::mem::take(&mut self.undo).into_iter().rev() {
             result = result.and(self.take_out_one(&undo));
         }
-        for (used, suffix) in [(self.secrets, ".secrets"), (self.aside, ".aside")] {
-            if used {
-                result = result.and(tree::remove(&self.config.beside(suffix)));
-            }
-        }
-        result
+        result.and(if self.aside { self.clear(".aside") } else { Ok(()) })
+    }
+
+    fn clear(&self, suffix: &str) -> Result<()> {
+        stuck::clear(self.config, &self.config.beside(suffix))
     }
 
     /// Removes the secrets alone.
@@ -176,51 +194,65 @@ impl<'a> Mounts<'a> {
     }
 
     fn take_out_one(&self, undo: &Undo) -> Result<()> {
-        let home = &self.config.home;
         match undo {
-            Undo::Cache(target, lease) => {
-                let found = spot(home, target, Missing::Absent).ok().flatten();
-                if let Some(found) = found.filter(Spot::is_dir) {
-                    return rustix::fs::renameat(&found.dir, &found.name, CWD, lease).map_err(
-                        Error::io(format!("rename the cache at `{}` back", target.display())),
-                    );
-                }
-                tracing::warn!(target = %target.display(), "a step took its cache away");
-                fs::create_dir(lease).map_err(Error::io(format!("make `{}`", lease.display())))
-            }
-            Undo::Secret(target) => remove(home, target, AtFlags::empty()),
-            Undo::Made(dir) => remove(home, dir, AtFlags::REMOVEDIR),
-            Undo::Aside(kept, target) => {
-                let mut made = Vec::new();
-                let found = spot(home, target, Missing::Make(None, &mut made))?
-                    .ok_or_else(|| Error::NotADirectory(target.clone()))?;
-                if found.exists() {
-                    tree::remove(&home.join(target))?;
-                }
-                rustix::fs::renameat(CWD, kept, &found.dir, &found.name)
-                    .map_err(Error::io(format!("bring `{}` in the tree back", target.display())))
-            }
+            Undo::Cache(target, lease) => self.take_out_cache(target, lease),
+            Undo::Secret(target) => self.remove(target, AtFlags::empty()),
+            Undo::Made(dir) => self.remove(dir, AtFlags::REMOVEDIR),
+            Undo::Aside(kept, target) => self.bring_back(kept, target),
         }
     }
-}
 
-/// Removes a file or an empty directory, if it is there; a step may have done anything meanwhile.
-fn remove(home: &Path, target: &Path, flags: AtFlags) -> Result<()> {
-    let Ok(Some(found)) = spot(home, target, Missing::Absent) else { return Ok(()) };
-    let empty_dirs = flags == AtFlags::REMOVEDIR;
-    match rustix::fs::unlinkat(&found.dir, &found.name, flags) {
-        Err(error) if !empty_dirs && found.exists() => {
-            Err(Error::io(format!("remove the secret at `{}`", target.display()))(error))
+    fn take_out_cache(&self, target: &Path, lease: &Path) -> Result<()> {
+        let action = || format!("rename the cache at `{}` back", target.display());
+        let spot = self.there(target)?;
+        let found = spot.as_ref().map_or(Ok(None), Spot::found).map_err(Error::io(action()))?;
+        if let (Some(spot), Some(FileType::Directory)) = (&spot, found) {
+            return spot.rename_out(lease).map_err(Error::io(action()));
         }
-        _ => Ok(()),
+        tracing::warn!(target = %target.display(), "a step took its cache away");
+        fs::create_dir(lease).map_err(Error::io(format!("make `{}`", lease.display())))
+    }
+
+    fn bring_back(&self, kept: &Path, target: &Path) -> Result<()> {
+        let action = || format!("bring `{}` in the tree back", target.display());
+        let spot = self.spot(target, Missing::Make(self.owner, &mut Vec::new()))?;
+        let spot = spot.ok_or_else(|| Error::NotADirectory(target.to_owned()))?;
+        if spot.found().map_err(Error::io(action()))?.is_some() {
+            // Goes with HOME.aside.
+            let mut replaced = kept.as_os_str().to_owned();
+            replaced.push(".replaced");
+            spot.rename_out(Path::new(&replaced)).map_err(Error::io(action()))?;
+        }
+        spot.rename_in(kept).map_err(Error::io(action()))
+    }
+
+    /// Where `target` is; `None` if a step has put something else in the way.
+    fn there(&self, target: &Path) -> Result<Option<Spot>> {
+        match self.spot(target, Missing::Absent) {
+            Err(Error::NotADirectory(_)) => Ok(None),
+            found => found,
+        }
+    }
+
+    /// Removes a file or an empty directory, if it is there; a step may have done anything meanwhile.
+    fn remove(&self, target: &Path, flags: AtFlags) -> Result<()> {
+        let Some(spot) = self.there(target)? else { return Ok(()) };
+        match spot.unlink(flags) {
+            Err(Errno::NOENT) => Ok(()),
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) if flags == AtFlags::REMOVEDIR => {
+                Ok(())
+            }
+            done => {
+                let what = if flags.is_empty() { "the secret at " } else { "" };
+                done.map_err(Error::io(format!("remove {what}`{}`", target.display())))
+            }
+        }
     }
 }
 
 fn write_secret(spot: &Spot, value: &BStr, owner: Option<Owner>) -> Result<()> {
     let action = || format!("write the secret `{}`", spot.name.display());
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&spot.dir, &spot.name, flags, Mode::from_raw_mode(0o400))
-        .map_err(Error::io(action()))?;
+    let file = spot.create(Mode::from_raw_mode(0o400)).map_err(Error::io(action()))?;
     File::from(file).write_all(value).map_err(Error::io(action()))?;
     give(&spot.dir, &spot.name, owner).map_err(Error::io(action()))
 }

@@ -1,10 +1,9 @@
 //! The sandbox: one step at a time, as the build user, in the canonical home.
 
 use std::ffi::c_int;
-use std::fs::{DirBuilder, File};
-use std::io;
+use std::fs::File;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -22,10 +21,11 @@ use crate::error::{Error, Result, during};
 use crate::follow::{Stop, drain, follow};
 use crate::home::{Home, Placed};
 use crate::kill::{Leash, everything_of};
-use crate::launch::{Launch, Running, Stage};
+use crate::launch::{Launch, Running, Session, Stage};
 use crate::lock::Lock;
 use crate::mounts::Wanted;
 use crate::platform;
+use crate::relay::Relay;
 use crate::terminal::Lent;
 use crate::user::{BuildUser, closed_ancestor};
 
@@ -43,6 +43,10 @@ pub struct BuildUserSandbox {
     /// Whether the first attempt to leave the host's network succeeded.
     network: OnceLock<bool>,
 }
+
+/// Said in the log of a step that should not reach the host's network, and does.
+const OPEN_NETWORK: &str =
+    "obuild: this step reaches the host's network: the system refuses it a network of its own\n";
 
 /// Where the command's output goes.
 enum Screen<'a> {
@@ -85,13 +89,15 @@ impl BuildUserSandbox {
         if !self.root {
             return Ok(None);
         }
-        let Config { uid, user_name: name, lock_dir: dir, home, .. } = &self.config;
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.map_err(Error::io(format!("make `{}`", dir.display())))?;
+        let Config { user_name: name, home, .. } = &self.config;
         let tell = || waiting(&format!("waiting for build user `{name}`, who runs another step"));
-        let mut lock = Lock::acquire(&dir.join(format!("uid-{uid}.lock")), cancel, tell)?;
+        let mut lock = crate::user::lock(&self.config, cancel, tell)?;
+        if lock.is_fresh() {
+            // Until everything has been killed, the next one must try too.
+            lock.set_text(BUSY)?;
+        }
         let user = self.known_user()?;
-        if lock.is_fresh() || !lock.text().is_empty() {
+        if !lock.text().is_empty() {
             everything_of(user.owner.uid)?;
             lock.set_text("")?;
         }
@@ -123,18 +129,19 @@ impl BuildUserSandbox {
         }
         let mut held = self.lock_user(cancel, waiting)?;
         let owner = held.as_ref().map(|(_, user)| user.owner);
-        let home = Home::acquire(&self.config, cancel, waiting)?;
+        let home = Home::acquire(&self.config, owner, cancel, waiting)?;
         // The paths have been checked; what is wrong with them now was wrong then.
         let wanted = Wanted::new(&self.config, step).map_err(refused)?;
-        let placed = home.place(tree, owner, &wanted)?;
+        let mut placed = home.place(tree, owner, &wanted)?;
         if let Some((lock, _)) = &mut held {
             lock.set_text(BUSY)?;
         }
+        placed.start();
         let outcome = self.run_placed(step, owner, screen);
         self.leave(placed, held, outcome)
     }
 
-    /// Puts the tree back, unless somebody may still write to it.
+    /// Puts the tree back, unless somebody may still write to it; then the user's lock keeps saying so too.
     fn leave(
         &self,
         placed: Placed<'_>,
@@ -164,12 +171,15 @@ impl BuildUserSandbox {
         };
         let (output, write) = crate::launch::pipe().map_err(Error::io("make a pipe"))?;
         let started =
-            self.start(step, owner, true, [null.as_fd(), write.as_fd(), write.as_fd()])?;
+            self.start(step, owner, Session::Own, [null.as_fd(), write.as_fd(), write.as_fd()])?;
         drop(write);
         let leash = match started {
             Ok(running) => Leash::new(running, owner.map(|owner| owner.uid))?,
             Err(error) => return not_executed(step, &error, log),
         };
+        if self.is_refused_a_network(step, owner) {
+            log.write(OPEN_NETWORK.as_bytes()).map_err(Error::io("write the build log"))?;
+        }
         let mut output = File::from(output);
         let stop = follow(&mut output, leash.exit(), log, cancel, step.timeout);
         let status = leash.end()?;
@@ -182,10 +192,14 @@ impl BuildUserSandbox {
     }
 
     fn run_on_caller_terminal(&self, step: &Step, owner: Option<Owner>) -> Result<Outcome> {
+        if let Some(owner) = owner.filter(|_| io::stdin().is_terminal()) {
+            return self.run_on_own_terminal(step, owner);
+        }
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         let lent = Lent::new();
+        let session = if owner.is_some() { Session::Own } else { Session::Callers };
         let started =
-            self.start(step, owner, false, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+            self.start(step, owner, session, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
         let running = started.map_err(Error::io(format!("execute `{}`", program(step))))?;
         let leash = Leash::new(running, owner.map(|owner| owner.uid))?;
         let waited = leash.wait_for_exit();
@@ -194,13 +208,38 @@ impl BuildUserSandbox {
         status.and_then(|status| waited.map(|()| outcome(status)))
     }
 
-    fn launch(&self, step: &Step, owner: Option<Owner>, own_session: bool) -> Result<Launch> {
+    fn run_on_own_terminal(&self, step: &Step, owner: Owner) -> Result<Outcome> {
+        let made = Relay::new(owner);
+        let (mut relay, terminal) = made.map_err(Error::io("make a terminal for the command"))?;
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        let streams = [
+            terminal.as_fd(),
+            if stdout.is_terminal() { terminal.as_fd() } else { stdout.as_fd() },
+            if stderr.is_terminal() { terminal.as_fd() } else { stderr.as_fd() },
+        ];
+        let started = self.start(step, Some(owner), Session::OwnTerminal, streams)?;
+        drop(terminal);
+        let running = started.map_err(Error::io(format!("execute `{}`", program(step))))?;
+        let leash = Leash::new(running, Some(owner.uid))?;
+        let stop = relay.carry(leash.exit());
+        let status = leash.end()?;
+        relay.drain().map_err(Error::io("show the command's output"))?;
+        match stop.map_err(Error::io("carry between two terminals"))? {
+            Stop::Ended => Ok(outcome(status)),
+            Stop::Cancelled | Stop::TimedOut(_) => Ok(Outcome::Cancelled),
+        }
+    }
+
+    /// Whether the step is to be kept from the host's network, and is not.
+    fn is_refused_a_network(&self, step: &Step, owner: Option<Owner>) -> bool {
+        wants_own_network(step, owner) && self.network.get() == Some(&false)
+    }
+
+    fn launch(&self, step: &Step, owner: Option<Owner>, session: Session) -> Result<Launch> {
         let known = self.user.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let name = known.map_or_else(calling_user, |user| user.name);
-        let wanted =
-            owner.is_some() && platform::child::ISOLATES_NETWORK && step.network.is_empty();
-        let isolate_network = wanted && self.network.get() != Some(&false);
-        let actor = Actor { name: &name, owner, isolate_network, own_session };
+        let isolate_network = wants_own_network(step, owner) && self.network.get() != Some(&false);
+        let actor = Actor { name: &name, owner, isolate_network, session };
         Launch::new(&self.config, step, actor).map_err(refused)
     }
 
@@ -209,10 +248,10 @@ impl BuildUserSandbox {
         &self,
         step: &Step,
         owner: Option<Owner>,
-        own_session: bool,
+        session: Session,
         stdio: [BorrowedFd<'_>; 3],
     ) -> Result<io::Result<Running>> {
-        let mut launch = self.launch(step, owner, own_session)?;
+        let mut launch = self.launch(step, owner, session)?;
         loop {
             match launch.start(stdio).map_err(Error::io("start a process"))? {
                 Err((Stage::Network, error)) if self.network.get().is_none() => {
@@ -253,6 +292,9 @@ impl BuildUserSandbox {
         if !self.root || known_open {
             weaknesses
                 .push("steps without `(network host)` reach the network all the same".to_owned());
+        }
+        if self.root {
+            weaknesses.extend(crate::jobs::weakness(Path::new("/"), &self.config.user_name));
         }
         weaknesses
     }
@@ -318,6 +360,10 @@ impl Sandbox for BuildUserSandbox {
         self.check(step)?;
         self.run_on(step, tree, &Screen::Terminal, &|_| {}).map_err(during("run the step"))
     }
+}
+
+fn wants_own_network(step: &Step, owner: Option<Owner>) -> bool {
+    owner.is_some() && platform::child::ISOLATES_NETWORK && step.network.is_empty()
 }
 
 /// Tries it in a child.

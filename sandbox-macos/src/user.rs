@@ -2,15 +2,20 @@
 //!
 //! It is made once, by the system's own tools, and kept between builds. It has no password and nobody logs in as it.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::unistd::{Uid, User};
+use obuilder_core::Cancel;
 use obuilder_core::step::Owner;
 
 use crate::config::{Config, beside};
 use crate::error::{Error, Result};
+use crate::kill::{everything_of, names};
+use crate::lock::Lock;
 use crate::platform;
 
 /// How often a tool is tried that fails for a passing reason, and how long between.
@@ -35,11 +40,12 @@ impl BuildUser {
             return Ok(user);
         }
         // They would be killed before the first step.
-        let strangers = platform::alive::list(config.uid);
+        let strangers = platform::alive::list(config.uid)
+            .map_err(Error::io(format!("list the processes of uid {}", config.uid)))?;
         if !strangers.is_empty() {
             let what = format!(
                 "processes run under that uid: {}; choose another with `--uid`",
-                strangers.join(", ")
+                names(&strangers)
             );
             return Err(clash(config, &what));
         }
@@ -51,12 +57,27 @@ impl BuildUser {
 
 /// Removes the build user of `config`; says whether there was one. Needs root.
 ///
-/// Its processes are killed first. A user of that name with another number is an error.
+/// Waits for a step of the user's that runs; its other processes are killed first. A user of that name with another
+/// number is an error.
 pub fn remove_user(config: &Config) -> Result<bool> {
+    if find(config)?.is_none() {
+        return Ok(false);
+    }
+    let tell = || tracing::info!(name = config.user_name, "waiting for a step of the build user");
+    let _lock = lock(config, &Cancel::new(), tell)?;
+    // Somebody else may have removed it meanwhile.
     let Some(user) = find(config)? else { return Ok(false) };
-    crate::kill::everything_of(user.owner.uid)?;
+    everything_of(user.owner.uid)?;
     platform::user::remove(config)?;
     Ok(true)
+}
+
+/// Takes the user for ourselves, telling `waiting` if that takes time.
+pub(crate) fn lock(config: &Config, cancel: &Cancel, waiting: impl Fn()) -> Result<Lock> {
+    let Config { uid, lock_dir: dir, .. } = config;
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(Error::io(format!("make `{}`", dir.display())))?;
+    Lock::acquire(&dir.join(format!("uid-{uid}.lock")), cancel, waiting)
 }
 
 /// Looks the user up, and finds what is in its way.

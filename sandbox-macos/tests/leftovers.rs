@@ -281,6 +281,250 @@ fn a_fork_bomb_ends_with_its_step() {
     assert!(started.elapsed() < LONG);
 }
 
+#[test]
+fn a_step_cannot_stop_who_kills_it() {
+    if !needs_root() {
+        return;
+    }
+    if !Path::new("/usr/bin/perl").exists() {
+        return eprintln!("SKIP: there is no perl to send signals fast");
+    }
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    // In a session of its own, and for 20 seconds at most.
+    let stop =
+        "setsid perl -e '$end = time + 20; while (time < $end) { kill \"STOP\", -1 }' & sleep 20";
+    let mut stopper = step(stop);
+    stopper.timeout = Some(Duration::from_millis(200));
+    for round in 0..5 {
+        let started = Instant::now();
+        let (outcome, text) = fixture.run(&stopper, &fixture.tree(&format!("tree{round}")));
+        assert_eq!(outcome, Outcome::TimedOut(Duration::from_millis(200)), "{text}");
+        assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn what_was_started_between_steps_does_not_run_beside_the_next() {
+    if !needs_root() {
+        return;
+    }
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    assert_eq!(fixture.sh("true").0, Outcome::Exited(0));
+    // As cron would.
+    let mut job = Command::new("sleep");
+    std::os::unix::process::CommandExt::uid(&mut job, user.config.uid);
+    let mut job = job.arg("20").spawn().unwrap();
+    let (outcome, text) = fixture.sh("ps -o stat=,comm= -u $(id -u)");
+    assert_eq!(outcome, Outcome::Exited(0));
+    let alive = text.lines().filter(|line| line.contains("sleep") && !line.starts_with('Z'));
+    assert_eq!(alive.count(), 0, "{text}");
+    assert!(!job.wait().unwrap().success());
+}
+
+#[test]
+fn a_user_is_not_removed_while_its_step_runs() {
+    if !needs_root() {
+        return;
+    }
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    let tree = fixture.tree("tree");
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| fixture.run(&step("sleep 0.5; echo done"), &tree));
+        until("the step runs", || user.config.home.exists());
+        assert!(sandbox_macos::remove_user(&user.config).unwrap());
+        assert_eq!(running.join().unwrap(), (Outcome::Exited(0), "done\n".to_owned()));
+    });
+}
+
+/// A sandbox whose build user may write beside its home, and so may move it.
+fn loose(user: &TestUser) -> (BuildUserSandbox, Config) {
+    let open = user.dir().join("scratch/open");
+    fs::create_dir_all(&open).unwrap();
+    fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
+    let config = Config { home: open.join("home"), ..user.config.clone() };
+    (BuildUserSandbox::new(config.clone()).unwrap(), config)
+}
+
+#[test]
+fn a_step_that_moves_its_home_leaves_no_secret_and_no_cache() {
+    let user = TestUser::new();
+    let tree = user.fixture().tree("tree");
+    let (sandbox, config) = loose(&user);
+    let lease = user.dir().join("scratch/lease");
+    fs::create_dir(&lease).unwrap();
+    let mut swap = step("test -s sub/one && mv ../home ../away && mkdir ../home");
+    swap.secrets = vec![secret("sub/one", "a secret")];
+    swap.caches = vec![CacheMount { id: "c".into(), dir: lease.clone(), target: "cache".into() }];
+    let log = BuildLog::from_file(tempfile::tempfile().unwrap());
+    let error = told(&sandbox.run(&swap, &tree, &log, &Cancel::new(), &|_| {}).unwrap_err());
+    assert!(error.contains("has been moved away by its step"), "{error}");
+    let away = config.home.with_file_name("away");
+    assert_eq!(fs::read_dir(&away).unwrap().count(), 0, "the tree is as it was");
+    assert!(lease.is_dir());
+    let beside = fs::read_dir(config.home.parent().unwrap()).unwrap();
+    let mut names: Vec<_> = beside.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["away", "home", "home.lock"]);
+}
+
+#[test]
+fn a_closed_directory_keeps_no_secret_and_no_cache_in_the_tree() {
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    let tree = fixture.tree("tree");
+    fs::create_dir_all(tree.join("d/e")).unwrap();
+    fs::write(tree.join("d/covered"), "own").unwrap();
+    let lease = user.dir().join("scratch/lease");
+    fs::create_dir(&lease).unwrap();
+    let mut close = step("touch d/cache/x; chmod 555 d/cache; chmod 0 d/e; chmod 444 d");
+    close.secrets = vec![
+        secret("d/token", "a secret"),
+        secret("d/e/two", "another"),
+        secret("d/covered", "a third"),
+    ];
+    close.caches =
+        vec![CacheMount { id: "c".into(), dir: lease.clone(), target: "d/cache".into() }];
+    assert_eq!(fixture.run(&close, &tree), (Outcome::Exited(0), String::new()));
+    let (outcome, text) = fixture.run(&step("stat -c %a d; chmod 755 d; stat -c %a d/e; chmod 755 d/e; find d | sort; cat d/covered"), &tree);
+    assert_eq!((outcome, text.as_str()), (Outcome::Exited(0), "444\n0\nd\nd/covered\nd/e\nown"));
+    assert!(lease.join("x").exists());
+}
+
+#[test]
+fn what_comes_back_into_the_tree_is_its_owners() {
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    let tree = fixture.tree("tree");
+    fs::create_dir_all(tree.join("a/b")).unwrap();
+    fs::write(tree.join("a/b/one"), "own").unwrap();
+    let mut remove = step("rm -rf a");
+    remove.secrets = vec![secret("a/b/one", "a secret")];
+    assert_eq!(fixture.run(&remove, &tree).0, Outcome::Exited(0));
+    assert_eq!(fs::read_to_string(tree.join("a/b/one")).unwrap(), "own");
+    let uid =
+        |path: &str| std::os::unix::fs::MetadataExt::uid(&tree.join(path).metadata().unwrap());
+    let expected = if is_root() { user.config.uid } else { nix::unistd::geteuid().as_raw() };
+    assert_eq!([uid("a"), uid("a/b")], [expected; 2]);
+}
+
+#[test]
+fn what_stands_beside_the_home_and_is_not_ours_is_not_touched() {
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    let tree = fixture.tree("tree");
+    let refused = |taken: &str| {
+        let log = BuildLog::from_file(tempfile::tempfile().unwrap());
+        let refused = fixture.sandbox.run(&step("true"), &tree, &log, &Cancel::new(), &|_| {});
+        let error = told(&refused.unwrap_err());
+        assert!(error.contains(&format!("`{taken}` exists and is not a tree")), "{error}");
+        assert!(tree.is_dir());
+    };
+    let (home, tmp) = (user.config.home.clone(), user.config.home.with_file_name("home.tmp"));
+    fs::create_dir(&tmp).unwrap();
+    fs::write(tmp.join("precious"), "data").unwrap();
+    refused(tmp.to_str().unwrap());
+    fs::create_dir(&home).unwrap();
+    fs::write(home.join("precious"), "data").unwrap();
+    refused(home.to_str().unwrap());
+    for dir in [&home, &tmp] {
+        assert_eq!(fs::read_to_string(dir.join("precious")).unwrap(), "data");
+        fs::remove_dir_all(dir).unwrap();
+    }
+    assert_eq!(fixture.run(&step("true"), &tree).0, Outcome::Exited(0));
+}
+
+/// Something mounted, for as long as a test takes.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn tmpfs(point: &Path) -> Option<Self> {
+        let status = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(point).status();
+        status.unwrap().success().then(|| Self(point.to_owned()))
+    }
+
+    fn is_mounted(&self) -> bool {
+        let text = fs::read_to_string("/proc/self/mounts").unwrap();
+        text.contains(&format!(" {} ", self.0.display()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if self.is_mounted() {
+            let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        }
+    }
+}
+
+#[test]
+fn what_a_step_mounts_is_unmounted() {
+    if !needs_root() || !cfg!(target_os = "linux") {
+        return;
+    }
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    let (home, tree) = (&user.config.home, fixture.tree("tree"));
+    let wait =
+        step("mkdir $TMPDIR/m sub; touch ready; while [ ! -e $TMPDIR/m/go ]; do sleep 0.01; done");
+    let mounts = std::thread::scope(|scope| {
+        let running = scope.spawn(|| fixture.run(&wait, &tree).0);
+        until("the step runs", || home.join("ready").exists());
+        let tmp = home.with_file_name("home.tmp/m");
+        let mounts = [home.join("sub"), tmp.clone()].map(|point| Mounted::tmpfs(&point));
+        fs::write(tmp.join("go"), "").unwrap();
+        assert_eq!(running.join().unwrap(), Outcome::Exited(0));
+        mounts
+    });
+    let Some(mounts) = mounts.into_iter().collect::<Option<Vec<_>>>() else {
+        return eprintln!("SKIP: nothing can be mounted here");
+    };
+    assert!(!mounts.iter().any(Mounted::is_mounted));
+    assert!(!Mounted(tree.join("sub")).is_mounted());
+    assert_eq!(user.left_behind(), Vec::<String>::new());
+    assert_eq!(fixture.run(&step("ls"), &tree), (Outcome::Exited(0), "ready\nsub\n".to_owned()));
+}
+
+#[test]
+fn what_cannot_be_removed_is_in_nobodys_way() {
+    if !needs_root() {
+        return;
+    }
+    let user = TestUser::new();
+    let fixture = user.fixture();
+    let tree = fixture.tree("tree");
+    let wait = step(
+        "mkdir $TMPDIR/d; touch $TMPDIR/d/stuck ready; while [ -e ready ]; do sleep 0.01; done",
+    );
+    let stuck = user.config.home.with_file_name("home.tmp/d/stuck");
+    let chattr = |flag: &str, path: &Path| {
+        Command::new("chattr")
+            .arg(flag)
+            .arg(path)
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    let made = std::thread::scope(|scope| {
+        let running = scope.spawn(|| fixture.run(&wait, &tree).0);
+        until("the step runs", || user.config.home.join("ready").exists());
+        let made = chattr("+i", &stuck);
+        fs::remove_file(user.config.home.join("ready")).unwrap();
+        assert_eq!(running.join().unwrap(), Outcome::Exited(0));
+        made
+    });
+    if !made {
+        return eprintln!("SKIP: no file can be made immutable here");
+    }
+    let aside = user.config.home.with_file_name("home.stuck-1");
+    let next = fixture.run(&step("ls -A $TMPDIR"), &tree);
+    assert!(chattr("-i", &aside.join("d/stuck")), "it is where it was set aside");
+    assert_eq!(next, (Outcome::Exited(0), String::new()));
+    assert_eq!(user.left_behind(), ["home.stuck-1"]);
+}
+
 /// As root, the suite again as somebody who has no build user.
 #[test]
 fn all_this_holds_for_an_ordinary_user() {

@@ -11,17 +11,16 @@ mod common;
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use common::TestUser;
+use common::{TestUser, needs_root};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use obuilder_core::Sandbox;
-use obuilder_core::step::Outcome;
 use obuilder_core::testing::sandbox::step;
 use sandbox_macos::{BuildUserSandbox, Config};
 
@@ -41,7 +40,9 @@ fn guest() {
     shell.env.push(("PS1".into(), "$ ".into()));
     let tree = Path::new(home).with_file_name("scratch").join("tree/rootfs");
     let outcome = BuildUserSandbox::new(config).unwrap().run_on_terminal(&shell, &tree);
-    assert_eq!(outcome.unwrap(), Outcome::Exited(7));
+    println!("it ended: {:?}", outcome.unwrap());
+    let modes = nix::sys::termios::tcgetattr(std::io::stdin()).unwrap();
+    println!("echo again: {}", modes.local_flags.contains(nix::sys::termios::LocalFlags::ECHO));
     println!(
         "the terminal is ours again: {:?}",
         nix::unistd::tcgetpgrp(std::io::stdin()) == Ok(nix::unistd::getpgrp())
@@ -83,11 +84,11 @@ impl Terminal {
     }
 }
 
-#[test]
-fn an_interactive_shell_works_and_interrupts_reach_it_alone() {
-    let user = TestUser::new();
+/// A shell of the user on a new terminal, and that terminal's name.
+fn on_terminal(user: &TestUser) -> (Guest, Terminal, String) {
     user.fixture().tree("tree");
     let pty = nix::pty::openpty(None, None).unwrap();
+    let name = nix::unistd::ttyname(&pty.slave).unwrap().display().to_string();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "guest", "--nocapture"]);
     command.env(GUEST, format!("{} {}", user.config.home.display(), user.config.uid));
@@ -97,13 +98,18 @@ fn an_interactive_shell_works_and_interrupts_reach_it_alone() {
     unsafe {
         command.pre_exec(|| {
             libc::setsid();
-            libc::ioctl(0, libc::TIOCSCTTY, 0);
+            libc::ioctl(0, libc::TIOCSCTTY as libc::c_ulong, 0);
             Ok(())
         });
     }
-    let mut guest = Guest(command.spawn().unwrap());
-    drop((command, pty.slave));
-    let mut terminal = Terminal { master: File::from(pty.master), seen: String::new() };
+    let guest = Guest(command.spawn().unwrap());
+    (guest, Terminal { master: File::from(pty.master), seen: String::new() }, name)
+}
+
+#[test]
+fn an_interactive_shell_works_and_interrupts_reach_it_alone() {
+    let user = TestUser::new();
+    let (mut guest, mut terminal, _) = on_terminal(&user);
     terminal.type_line("echo mar''ker; touch made\n");
     terminal.expect("marker");
     terminal.type_line("sh -c \"echo slee''ping; exec sleep 1000\"\n");
@@ -112,8 +118,38 @@ fn an_interactive_shell_works_and_interrupts_reach_it_alone() {
     terminal.type_line("echo af''ter=$?\n");
     terminal.expect("after=130");
     terminal.type_line("exit 7\n");
+    terminal.expect("it ended: Exited(7)");
+    terminal.expect("echo again: true");
     terminal.expect("the terminal is ours again: true");
     assert!(guest.0.wait().unwrap().success());
     assert!(user.dir().join("scratch/tree/rootfs/made").exists());
+    assert_eq!(user.left_behind(), Vec::<String>::new());
+}
+
+#[test]
+fn a_build_user_never_gets_the_callers_terminal() {
+    if !needs_root() {
+        return;
+    }
+    let user = TestUser::new();
+    let (mut guest, mut terminal, name) = on_terminal(&user);
+    terminal.type_line("echo on=$(tty)=; echo lis''ted\n");
+    terminal.expect("on=/dev/");
+    terminal.expect("listed");
+    terminal.type_line("[ $(tty) = ");
+    terminal.type_line(&format!("{name} ] && echo sa''me || echo diffe''rent\n"));
+    terminal.expect("different");
+    let size = libc::winsize { ws_row: 33, ws_col: 77, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the size outlives the call.
+    assert_eq!(unsafe { libc::ioctl(terminal.master.as_raw_fd(), libc::TIOCSWINSZ, &size) }, 0);
+    terminal
+        .type_line("while [ \"$(stty size)\" != '33 77' ]; do sleep 0.01; done; echo resi''zed\n");
+    terminal.expect("resized");
+    // SAFETY: the guest is our child and has not been waited for.
+    assert_eq!(unsafe { libc::kill(guest.0.id().cast_signed(), libc::SIGTERM) }, 0);
+    terminal.expect("it ended: Cancelled");
+    terminal.expect("echo again: true");
+    assert!(guest.0.wait().unwrap().success());
+    assert!(user.dir().join("scratch/tree/rootfs").is_dir());
     assert_eq!(user.left_behind(), Vec::<String>::new());
 }

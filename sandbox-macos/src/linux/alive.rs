@@ -2,9 +2,13 @@
 
 use std::ffi::c_int;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 
 use nix::libc;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::kill::Process;
 
 /// Called as root by a process that is to become the user and ask [`others`] then.
 pub(crate) fn before_becoming() -> c_int {
@@ -31,23 +35,22 @@ pub(crate) fn others() -> bool {
     }
 }
 
-/// The user's processes that are more than zombies, as `PID (NAME)`. Reads all of `/proc`.
-pub(crate) fn list(uid: u32) -> Vec<String> {
-    let Ok(entries) = fs::read_dir("/proc") else { return vec!["(no /proc)".to_owned()] };
-    let processes = entries.flatten().filter(|entry| {
-        let number = entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
-        number && real_uid_may_be(entry, uid)
-    });
-    processes.filter_map(|entry| describe(&entry, uid)).collect()
+/// The user's processes that are more than zombies. Reads all of `/proc`.
+pub(crate) fn list(uid: u32) -> io::Result<Vec<Process>> {
+    let processes = fs::read_dir("/proc")?.flatten().filter(|entry| real_uid_may_be(entry, uid));
+    let pid = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    Ok(processes.filter_map(pid).filter_map(|pid| look(pid, uid)).collect())
 }
 
 /// A process that cannot be dumped shows root as its owner.
 fn real_uid_may_be(entry: &fs::DirEntry, uid: u32) -> bool {
-    entry.metadata().is_ok_and(|found| found.uid() == uid || found.uid() == 0)
+    let number = entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    number && entry.metadata().is_ok_and(|found| found.uid() == uid || found.uid() == 0)
 }
 
-fn describe(entry: &fs::DirEntry, uid: u32) -> Option<String> {
-    let status = fs::read_to_string(entry.path().join("status")).ok()?;
+/// The process `pid`, if it is the user's and lives.
+fn look(pid: libc::pid_t, uid: u32) -> Option<Process> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         Some(line.trim())
@@ -55,5 +58,17 @@ fn describe(entry: &fs::DirEntry, uid: u32) -> Option<String> {
     let real = field("Uid:")?.split_whitespace().next()?;
     let gone = field("State:")?.starts_with(['Z', 'X']);
     let ours = real.parse() == Ok(uid) && !gone;
-    ours.then(|| format!("{} ({})", entry.file_name().display(), field("Name:").unwrap_or("?")))
+    ours.then(|| Process { pid, name: Some(field("Name:").unwrap_or("?").to_owned()) })
+}
+
+/// Kills the process `pid`, if it is the user's. As root; its number may have become somebody else's, so that what is
+/// looked at is what is killed.
+pub(crate) fn kill(pid: libc::pid_t, uid: u32) {
+    let Some(number) = Pid::from_raw(pid) else { return };
+    if let Ok(held) = pidfd_open(number, PidfdFlags::empty())
+        && look(pid, uid).is_some()
+    {
+        // It may have ended meanwhile.
+        let _ = pidfd_send_signal(held, Signal::KILL);
+    }
 }

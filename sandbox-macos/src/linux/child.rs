@@ -40,6 +40,41 @@ pub(crate) fn isolate_network() -> c_int {
     }
 }
 
+/// Closes every descriptor.
+pub(crate) fn close_all() {
+    // SAFETY: the calling process uses no descriptors any more.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) != 0 {
+            for fd in 0..libc::sysconf(libc::_SC_OPEN_MAX).min(65536) {
+                libc::close(fd as c_int);
+            }
+        }
+    }
+}
+
+/// Becomes one who may signal the processes of `uid` and nobody else's. -1 and errno on failure.
+///
+/// They, in turn, may not signal or stop it: whom a process may signal is up to its effective user, and who may signal
+/// it, to its real and saved ones. These two become a number that nobody has and no other killer takes.
+pub(crate) fn become_killer(uid: u32) -> c_int {
+    let nobody = u32::MAX - 1 - uid;
+    // SAFETY: plain system calls; the process has one thread.
+    unsafe {
+        // A user namespace may not know the number.
+        if uid > u32::MAX / 4 || libc::setresuid(nobody, uid, nobody) == -1 {
+            return libc::setuid(uid);
+        }
+    }
+    0
+}
+
+/// Sets errno to EPERM; -1.
+pub(crate) fn refuse() -> c_int {
+    // SAFETY: errno is this thread's own.
+    unsafe { *libc::__errno_location() = libc::EPERM };
+    -1
+}
+
 /// Signals everything this process may signal, itself excepted.
 pub(crate) fn kill_all_others() -> c_int {
     // SAFETY: a plain system call.

@@ -23,6 +23,31 @@ pub(crate) fn isolate_network() -> c_int {
     0
 }
 
+/// Closes every descriptor.
+pub(crate) fn close_all() {
+    // SAFETY: the calling process uses no descriptors any more.
+    unsafe {
+        for fd in 0..libc::getdtablesize().min(65536) {
+            libc::close(fd);
+        }
+    }
+}
+
+/// Becomes one who may signal the processes of `uid` and nobody else's. -1 and errno on failure.
+///
+/// They may signal it too: real and effective user cannot be told apart for good here.
+pub(crate) fn become_killer(uid: u32) -> c_int {
+    // SAFETY: a plain system call; the process has one thread.
+    unsafe { libc::setuid(uid) }
+}
+
+/// Sets errno to EPERM; -1.
+pub(crate) fn refuse() -> c_int {
+    // SAFETY: errno is this thread's own.
+    unsafe { *libc::__error() = libc::EPERM };
+    -1
+}
+
 /// Signals everything this process may signal, itself excepted.
 ///
 /// libc's `kill` asks the kernel for the POSIX way, which differs in whether the caller is hit; the raw call's third

@@ -4,7 +4,11 @@ pub(crate) mod alive;
 pub(crate) mod child;
 pub(crate) mod exit;
 pub(crate) mod keeper;
+pub(crate) mod mounted;
 pub(crate) mod user;
 
 /// Emptied when the machine starts.
 pub(crate) const LOCK_DIR: &str = "/var/run/obuild";
+
+/// Where lists of who may leave jobs lie, below `/`.
+pub(crate) const JOB_LISTS: &str = "usr/lib/cron";
