@@ -9,7 +9,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::error::{CommandError, EXIT_CODES};
 use crate::settings::{ConfigFile, Key, Layers, Place, Settings, collect, with_values_in_force};
-use crate::{command, logging};
+use crate::{command, logging, output};
 
 /// Run a build script step by step in a sandbox and never do the same step twice
 #[derive(Debug, Parser)]
@@ -54,8 +54,13 @@ pub(crate) fn run(args: Vec<OsString>) -> ExitCode {
         Ok((cli, given)) => cli.run(given),
         Err(error) if error.kind() == ErrorKind::DisplayHelp => return help(args),
         Err(error) => {
+            let printed = error.print();
             // Nothing sensible can be done when standard error is closed.
-            let _ = error.print();
+            if !error.use_stderr()
+                && let Err(failed) = output::heard(printed)
+            {
+                return failed.report();
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -117,9 +122,10 @@ fn help(args: Vec<OsString>) -> ExitCode {
         Ok(settings) => (with_values_in_force(Cli::command(), &settings), None),
         Err(error) => (Cli::command(), Some(error)),
     };
-    if let Err(help) = command.try_get_matches_from(args) {
-        // Nothing sensible can be done when standard output is closed.
-        let _ = help.print();
+    if let Err(help) = command.try_get_matches_from(args)
+        && let Err(failed) = output::heard(help.print())
+    {
+        return failed.report();
     }
     broken.map_or(ExitCode::SUCCESS, |error| error.report())
 }

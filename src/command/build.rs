@@ -99,8 +99,9 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Done {
     args.fuse.warn();
     let view = settings.progress().view();
     let result = build(&args, settings, &view);
-    view.end(result.as_ref());
-    result.map(|_| ExitCode::SUCCESS)
+    let shown = view.end(result.as_ref());
+    result?;
+    shown.map(|()| ExitCode::SUCCESS)
 }
 
 fn build(args: &Args, settings: &Settings, view: &Arc<dyn View>) -> Result<ResultId, CommandError> {

@@ -55,7 +55,9 @@ impl Style {
 /// Shows a build.
 pub(crate) trait View: Observer {
     /// Shows how the build ended, after its last event. The error itself is reported by the caller.
-    fn end(&self, result: Result<&ResultId, &CommandError>);
+    ///
+    /// An error when something could not be written to standard output, now or before.
+    fn end(&self, result: Result<&ResultId, &CommandError>) -> Result<(), CommandError>;
 
     /// Shows something that concerns no step.
     fn note(&self, text: &str);

@@ -176,16 +176,16 @@ impl Observer for Tty {
 }
 
 impl View for Tty {
-    fn end(&self, result: Result<&ResultId, &CommandError>) {
+    fn end(&self, result: Result<&ResultId, &CommandError>) -> Result<(), CommandError> {
         let mut state = self.lock();
         let running: Vec<_> = state.running.drain().collect();
         running.into_iter().for_each(|(_, running)| drop(self.clear(running)));
         if state.cached + state.built + state.failed > 0 {
             self.line(&state.summary(self.started.elapsed()));
         }
-        if let Ok(id) = result {
-            // A closed standard output must not turn a good build into a bad one.
-            let _ = output::print(format!("Got: \"{id}\"\n"));
+        match result {
+            Ok(id) => output::print(format!("Got: \"{id}\"\n")),
+            Err(_) => Ok(()),
         }
     }
 
