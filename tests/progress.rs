@@ -114,7 +114,7 @@ fn a_terminal_shows_steps_and_a_summary() {
     let (seen, code) = on_terminal(&world, spec, &[]);
     assert_eq!(code, 0, "{seen}");
     for part in
-        ["✓", "(from scratch)", "│ ", "first", "2 steps done in ", "0 cached, 2 built", "Got: \""]
+        ["✓", "(from scratch)", "│ ", "first", "2 steps in ", "0 cached, 2 built", "Got: \""]
     {
         assert!(seen.contains(part), "{part:?} is not in {seen}");
     }

@@ -2,6 +2,7 @@
 
 mod json;
 mod plain;
+mod quiet;
 mod tail;
 mod tty;
 
