@@ -10,7 +10,7 @@ use crate::progress::title;
 use crate::settings::{Flags, OfStore, Settings};
 use crate::{output, session, units};
 
-/// List results and failed steps, the last used first
+/// List results and failed steps, what was used or failed last first
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only the failed steps
@@ -47,8 +47,14 @@ fn text(listing: &Listing) -> String {
     let header = ["ID", "USED (UTC)", "CHILDREN", "TIME", "STEP"].map(str::to_owned);
     let failures = listing.failures.iter().map(failure);
     let results = listing.results.iter().flatten().map(result);
-    let rows: Vec<_> = [header].into_iter().chain(failures).chain(results).collect();
-    if rows.len() == 1 { "nothing here yet\n".to_owned() } else { columns(&rows) }
+    let mut rows: Vec<_> = failures.chain(results).collect();
+    if rows.is_empty() {
+        return "nothing here yet\n".to_owned();
+    }
+    // Each kind is in order already, and times sort as text.
+    rows.sort_by(|[_, one, ..], [_, other, ..]| other.cmp(one));
+    rows.insert(0, header);
+    columns(&rows)
 }
 
 fn result(entry: &Entry) -> [String; 5] {
@@ -72,4 +78,41 @@ fn failure(failure: &Failure) -> [String; 5] {
         kept.to_owned(),
         title(&[], &failure.heading),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use obuilder_core::ResultId;
+
+    use super::*;
+
+    #[test]
+    fn what_was_last_comes_first() {
+        let id = ResultId::of(b"x");
+        let result = |used: &str| Entry {
+            id: id.clone(),
+            created: used.to_owned(),
+            used: used.to_owned(),
+            children: 0,
+            parent: None,
+            heading: None,
+            elapsed: None,
+        };
+        let failure = Failure {
+            id: id.clone(),
+            at: "2026-01-02 00:00:00".to_owned(),
+            heading: "/: (run …)".to_owned(),
+            reason: "exit status 1".to_owned(),
+            kept: false,
+            log: PathBuf::new(),
+        };
+        let results = vec![result("2026-01-03 00:00:00"), result("2026-01-01 00:00:00")];
+        let text = text(&Listing { results: Some(results), failures: vec![failure] });
+        let days: Vec<_> =
+            text.lines().skip(1).filter_map(|line| line.split("2026-01-").nth(1)).collect();
+        assert!(days[0].starts_with("03") && days[1].starts_with("02"), "{text}");
+        assert!(days[1].contains("failed") && days[2].starts_with("01"), "{text}");
+    }
 }
