@@ -8,7 +8,9 @@ use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::error::{CommandError, EXIT_CODES};
-use crate::settings::{ConfigFile, Key, Layers, Place, Settings, collect, with_values_in_force};
+use crate::settings::{
+    ConfigFile, Key, Layers, Place, Settings, Source, collect, with_values_in_force,
+};
 use crate::{command, logging, output};
 
 /// Run a build script step by step in a sandbox and never do the same step twice
@@ -70,7 +72,7 @@ pub(crate) fn run(args: Vec<OsString>) -> ExitCode {
 impl Cli {
     fn run(self, given: Vec<(Key, Vec<String>)>) -> Done {
         logging::start();
-        let settings = || resolve(self.config.clone(), given);
+        let settings = || resolve(self.config.clone(), given).and_then(placed);
         match self.command {
             Command::Build(args) => command::build::run(args, &settings()?),
             Command::Plan(args) => command::plan::run(&args, &settings()?),
@@ -109,6 +111,18 @@ fn resolve(
     };
     let variable = |name: &str| std::env::var(name).ok();
     Settings::resolve(&Layers { place: &place, flags: given, variable: &variable, file: &file })
+}
+
+/// Refuses settings whose default place would be below a home that nobody knows.
+fn placed(settings: Settings) -> Result<Settings, CommandError> {
+    let missing = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
+    let usual = *settings.of(Key::Store).1 == Source::Default;
+    let root = nix::unistd::geteuid().is_root();
+    if usual && !root && missing("HOME") && missing("XDG_DATA_HOME") {
+        return Err(CommandError::usage("HOME is not set, so the store has no usual place")
+            .hint("set HOME, or name a store: `--store rsync:/path`"));
+    }
+    Ok(settings)
 }
 
 /// Shows help with the values that are in force on this command line.

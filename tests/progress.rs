@@ -42,6 +42,25 @@ fn json_is_one_event_a_line() {
 }
 
 #[test]
+fn warnings_are_messages_and_events() {
+    let world = World::new();
+    let spec = world.spec("((from scratch) (run (shell \"echo begun; sleep 600\")))");
+    let mut killed = world.start(["build", spec.to_str().unwrap()]);
+    killed.wait_for("begun\n");
+    killed.signal(nix::sys::signal::Signal::SIGKILL);
+    killed.finish();
+    let spec = world.spec("((from scratch) (run (shell \"echo again\")))");
+    let finished = world.run(["build", "--progress=json", spec.to_str().unwrap()]).success();
+    let all = events(&finished.stdout);
+    let finished = finished.says("warning: removing the tree of a step that was killed (home /");
+    let warnings = all.iter().filter(|event| event["event"] == "warning");
+    let texts: Vec<_> = warnings.map(|event| event["text"].as_str().unwrap()).collect();
+    assert!(texts.iter().any(|text| text.starts_with("removing the tree")), "{texts:?}");
+    assert!(!finished.stderr.contains("WARN"), "{finished:#?}");
+    world.assert_clean();
+}
+
+#[test]
 fn json_tells_of_failures() {
     let world = World::new();
     let spec = world.spec("((from scratch) (run (shell \"exit 4\")))");

@@ -102,6 +102,29 @@ fn nothing_is_needed_to_begin() {
 }
 
 #[test]
+fn a_home_that_nobody_knows_is_named() {
+    if nix::unistd::geteuid().is_root() {
+        return common::skip("root needs no HOME");
+    }
+    let world = World::new();
+    let mut command = world.command(["ls"]);
+    command.env_remove("HOME").env_remove("OBUILD_STORE");
+    Running::start(command).finish().code(2).says("error: HOME is not set").says("--store");
+}
+
+#[test]
+fn weak_isolation_is_told_where_a_step_runs() {
+    if nix::unistd::geteuid().is_root() {
+        return common::skip("steps of root are isolated as far as this machine can");
+    }
+    let world = World::new();
+    let text = "((from scratch) (run (shell \"echo x\")))";
+    let first = world.build(text).success().says("warning: isolation is weak: without root ");
+    assert_eq!(first.stderr.lines().count(), 1, "{first:#?}");
+    assert_eq!(world.build(text).success().stderr, "");
+}
+
+#[test]
 fn the_small_commands() {
     let world = World::new();
     let version = world.run(["--version"]).success();

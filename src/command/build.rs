@@ -13,7 +13,8 @@ use crate::cli::Done;
 use crate::error::CommandError;
 use crate::progress::View;
 use crate::settings::{Flags, Key, Set, Settings};
-use crate::{output, session, signals};
+use crate::weaknesses::Telling;
+use crate::{logging, output, session, signals};
 
 /// Build a spec, taking from the cache what was built before
 ///
@@ -98,7 +99,9 @@ impl Fuse {
 pub(crate) fn run(args: Args, settings: &Settings) -> Done {
     args.fuse.warn();
     let view = settings.progress().view();
+    logging::show_on(Some(view.clone()));
     let result = build(&args, settings, &view);
+    logging::show_on(None);
     let shown = view.end(result.as_ref());
     result?;
     shown.map(|()| ExitCode::SUCCESS)
@@ -115,8 +118,8 @@ fn build(args: &Args, settings: &Settings, view: &Arc<dyn View>) -> Result<Resul
     };
     let teller = view.clone();
     let cancel = signals::cancel_on_signals(move |text| teller.note(text))?;
-    let builder = session::builder(settings)?;
-    session::tell_weaknesses(&*builder.sandbox);
+    let mut builder = session::builder(settings)?;
+    builder.sandbox = Arc::new(Telling::new(builder.sandbox, view.clone()));
     Ok(builder.build(&spec, &context, &options, &cancel, &**view)?)
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::View;
 use crate::error::CommandError;
-use crate::output::Sink;
+use crate::output::{self, Sink};
 
 /// Writes events as JSON.
 pub(crate) struct Json<W> {
@@ -136,6 +136,12 @@ impl<W: Write + Send> View for Json<W> {
         };
         self.write(&mut state, &[], body);
         state.out.finish()
+    }
+
+    fn warn(&self, text: &str) {
+        output::warn(text);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write(&mut state, &[], Body::Warning { text });
     }
 
     fn note(&self, text: &str) {

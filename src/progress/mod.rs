@@ -60,6 +60,9 @@ pub(crate) trait View: Observer {
     /// An error when something could not be written to standard output, now or before.
     fn end(&self, result: Result<&ResultId, &CommandError>) -> Result<(), CommandError>;
 
+    /// Shows a warning that concerns no step.
+    fn warn(&self, text: &str);
+
     /// Shows something that concerns no step.
     fn note(&self, text: &str);
 }

@@ -58,6 +58,10 @@ impl<W: Write + Send> View for Plain<W> {
         out.finish()
     }
 
+    fn warn(&self, text: &str) {
+        output::warn(text);
+    }
+
     fn note(&self, text: &str) {
         output::note("note", text);
     }

@@ -106,12 +106,16 @@ impl Tty {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A line that stays.
+    /// A line that stays, as much of it as there is room for.
     fn line(&self, text: &str) {
-        let text = truncate_str(text, room(0), "…");
+        self.text(&truncate_str(text, room(0), "…"));
+    }
+
+    /// Text that stays.
+    fn text(&self, text: &str) {
         let shown = match self.bars.is_hidden() {
             true => writeln!(io::stderr(), "{text}"),
-            false => self.bars.println(&text),
+            false => self.bars.println(text),
         };
         // Nothing sensible can be done when standard error is closed.
         let _ = shown;
@@ -190,10 +194,7 @@ impl Observer for Tty {
                 let text = format!("  waiting  {reason}");
                 self.line(&style(text).for_stderr().dim().to_string());
             }
-            Event::Warning { text } => {
-                let label = style("warning:").for_stderr().yellow();
-                self.line(&format!("{label} {text}"));
-            }
+            Event::Warning { text } => self.warn(text),
             Event::BuildStarted { .. } | Event::BuildFinished { .. } => {}
         }
     }
@@ -212,6 +213,11 @@ impl View for Tty {
             Ok(id) => output::print(format!("Got: \"{id}\"\n")),
             Err(_) => Ok(()),
         }
+    }
+
+    fn warn(&self, text: &str) {
+        let label = style("warning:").for_stderr().yellow();
+        self.text(&format!("{label} {text}"));
     }
 
     fn note(&self, text: &str) {
