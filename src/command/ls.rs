@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use obuilder_core::cache::{Entry, Failure};
 
+use super::json::ResultFacts;
 use super::table::columns;
 use crate::cli::Done;
 use crate::progress::title;
@@ -25,11 +26,25 @@ pub(crate) struct Args {
     flags: Flags<OfStore>,
 }
 
-#[derive(serde::Serialize)]
 struct Listing {
-    #[serde(skip_serializing_if = "Option::is_none")]
     results: Option<Vec<Entry>>,
     failures: Vec<Failure>,
+}
+
+/// A listing, for JSON.
+#[derive(serde::Serialize)]
+struct Json<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    results: Option<Vec<ResultFacts<'a>>>,
+    failures: &'a [Failure],
+}
+
+impl<'a> From<&'a Listing> for Json<'a> {
+    fn from(listing: &'a Listing) -> Self {
+        let results = listing.results.as_ref();
+        let results = results.map(|all| all.iter().map(ResultFacts::from).collect());
+        Self { results, failures: &listing.failures }
+    }
 }
 
 pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
@@ -37,7 +52,7 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
     let results = if args.failed { None } else { Some(cache.entries()?) };
     let listing = Listing { results, failures: cache.failures()? };
     match args.json {
-        true => output::json(&listing)?,
+        true => output::json(&Json::from(&listing))?,
         false => output::print(text(&listing))?,
     }
     Ok(ExitCode::SUCCESS)

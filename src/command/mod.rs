@@ -9,6 +9,7 @@ pub(crate) mod doctor;
 pub(crate) mod gc;
 pub(crate) mod healthcheck;
 pub(crate) mod inspect;
+mod json;
 pub(crate) mod log;
 pub(crate) mod ls;
 pub(crate) mod man;
