@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::error::{CommandError, EXIT_CODES};
 use crate::settings::{
@@ -71,7 +72,10 @@ pub(crate) fn run(args: Vec<OsString>) -> ExitCode {
 
 impl Cli {
     fn run(self, given: Vec<(Key, Vec<String>)>) -> Done {
-        logging::start();
+        logging::start(match &self.command {
+            Command::Build(args) => args.verbosity.level(),
+            _ => LevelFilter::WARN,
+        });
         let settings = || resolve(self.config.clone(), given).and_then(placed);
         match self.command {
             Command::Build(args) => command::build::run(args, &settings()?),

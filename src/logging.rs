@@ -17,15 +17,15 @@ use crate::progress::View;
 /// The view that shows warnings now; without one they go to standard error.
 static VIEW: RwLock<Option<Arc<dyn View>>> = RwLock::new(None);
 
-/// Begins to show what the libraries trace.
-pub(crate) fn start() {
+/// Begins to show what the libraries trace, up to `level` unless `OBUILD_LOG` says otherwise.
+pub(crate) fn start(level: LevelFilter) {
     match std::env::var_os("OBUILD_LOG") {
         Some(_) => tracing_subscriber::fmt()
             .with_writer(io::stderr)
             .with_ansi(false)
             .with_env_filter(EnvFilter::from_env("OBUILD_LOG"))
             .init(),
-        None => tracing_subscriber::registry().with(Warnings.with_filter(LevelFilter::WARN)).init(),
+        None => tracing_subscriber::registry().with(Messages.with_filter(level)).init(),
     }
 }
 
@@ -34,19 +34,21 @@ pub(crate) fn show_on(view: Option<Arc<dyn View>>) {
     *VIEW.write().unwrap_or_else(PoisonError::into_inner) = view;
 }
 
-/// Shows what the libraries warn of like every other message.
-struct Warnings;
+/// Shows what the libraries tell like every other message.
+struct Messages;
 
-impl<S: Subscriber> Layer<S> for Warnings {
+impl<S: Subscriber> Layer<S> for Messages {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut line = Line::default();
         event.record(&mut line);
         let text = line.text();
         let view = VIEW.read().unwrap_or_else(PoisonError::into_inner).clone();
-        match view {
-            Some(view) => view.warn(&text),
-            None if *event.metadata().level() == Level::ERROR => output::note("error", text),
-            None => output::warn(text),
+        match (*event.metadata().level(), view) {
+            (Level::ERROR | Level::WARN, Some(view)) => view.warn(&text),
+            (Level::ERROR, None) => output::note("error", text),
+            (Level::WARN, None) => output::warn(text),
+            (Level::INFO, _) => output::note("info", text),
+            _ => output::note("debug", text),
         }
     }
 }

@@ -9,6 +9,7 @@ use obuilder_core::bstr::BString;
 use obuilder_core::interpreter::{Context, Options};
 
 use super::spec_file::Source;
+use super::verbosity::Verbosity;
 use crate::cli::Done;
 use crate::error::CommandError;
 use crate::progress::View;
@@ -35,6 +36,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     flags: Flags<Uses>,
+
+    #[command(flatten)]
+    pub(crate) verbosity: Verbosity,
 
     #[command(flatten)]
     fuse: Fuse,
@@ -97,6 +101,7 @@ impl Fuse {
 }
 
 pub(crate) fn run(args: Args, settings: &Settings) -> Done {
+    args.verbosity.colour();
     args.fuse.warn();
     let view = settings.progress().view();
     logging::show_on(Some(view.clone()));

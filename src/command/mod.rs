@@ -17,3 +17,4 @@ pub(crate) mod plan;
 pub(crate) mod shell;
 mod spec_file;
 mod table;
+mod verbosity;
