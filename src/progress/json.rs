@@ -114,7 +114,10 @@ impl<W: Write + Send> Observer for Json<W> {
             Event::Heading { text } => Body::Heading { text },
             Event::StepStarted { id } => Body::StepStarted { id },
             Event::Waiting { reason } => Body::Waiting { reason },
-            Event::Warning { text } => Body::Warning { text },
+            Event::Warning { text } => {
+                output::warn(text);
+                Body::Warning { text }
+            }
             Event::Output { bytes } => return self.output(&mut state, &stage.0, bytes),
             Event::StepFinished { id, end, elapsed } => {
                 if let Some(rest) = state.split.remove(&stage.0) {
