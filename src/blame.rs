@@ -20,6 +20,7 @@ impl From<BuildError> for CommandError {
         if kind != Kind::Interrupted && is_full(&error) {
             return CommandError::from_error(Kind::System, &error).hint(MAKE_ROOM);
         }
+        let kind = if is_configuration(&error) { Kind::Usage } else { kind };
         CommandError::from_error(kind, &error)
             .maybe_hint(known_bases(&error))
             .maybe_hint(error.hint())
@@ -50,6 +51,15 @@ fn is_full(error: &(dyn Error + 'static)) -> bool {
         matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     });
     full || error.source().is_some_and(is_full)
+}
+
+/// Whether other settings would have helped: the sandbox finds some of them wrong only when it runs a step.
+fn is_configuration(error: &(dyn Error + 'static)) -> bool {
+    use sandbox_macos::Error::{HomeTaken, OtherVolume, Unreachable, UserClash};
+    let wrong = error.downcast_ref().is_some_and(|error| {
+        matches!(error, HomeTaken(_) | OtherVolume { .. } | Unreachable { .. } | UserClash { .. })
+    });
+    wrong || error.source().is_some_and(is_configuration)
 }
 
 impl From<CacheError> for CommandError {
@@ -93,6 +103,9 @@ impl From<SandboxError> for CommandError {
         match &error {
             SandboxError::Unsupported { hint, .. } => {
                 CommandError::from_error(Kind::Usage, &error).hint(hint)
+            }
+            SandboxError::Failed { .. } if is_configuration(&error) => {
+                CommandError::from_error(Kind::Usage, &error)
             }
             SandboxError::Failed { .. } => CommandError::from_error(Kind::System, &error),
         }

@@ -6,10 +6,13 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::error::{CommandError, EXIT_CODES};
-use crate::settings::{ConfigFile, Key, Layers, Place, Settings, collect, with_values_in_force};
-use crate::{command, logging};
+use crate::settings::{
+    ConfigFile, Key, Layers, Place, Settings, Source, collect, with_values_in_force,
+};
+use crate::{command, logging, output};
 
 /// Run a build script step by step in a sandbox and never do the same step twice
 #[derive(Debug, Parser)]
@@ -54,8 +57,13 @@ pub(crate) fn run(args: Vec<OsString>) -> ExitCode {
         Ok((cli, given)) => cli.run(given),
         Err(error) if error.kind() == ErrorKind::DisplayHelp => return help(args),
         Err(error) => {
+            let printed = error.print();
             // Nothing sensible can be done when standard error is closed.
-            let _ = error.print();
+            if !error.use_stderr()
+                && let Err(failed) = output::heard(printed)
+            {
+                return failed.report();
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -64,8 +72,11 @@ pub(crate) fn run(args: Vec<OsString>) -> ExitCode {
 
 impl Cli {
     fn run(self, given: Vec<(Key, Vec<String>)>) -> Done {
-        logging::start();
-        let settings = || resolve(self.config.clone(), given);
+        logging::start(match &self.command {
+            Command::Build(args) => args.verbosity.level(),
+            _ => LevelFilter::WARN,
+        });
+        let settings = || resolve(self.config.clone(), given).and_then(placed);
         match self.command {
             Command::Build(args) => command::build::run(args, &settings()?),
             Command::Plan(args) => command::plan::run(&args, &settings()?),
@@ -106,6 +117,18 @@ fn resolve(
     Settings::resolve(&Layers { place: &place, flags: given, variable: &variable, file: &file })
 }
 
+/// Refuses settings whose default place would be below a home that nobody knows.
+fn placed(settings: Settings) -> Result<Settings, CommandError> {
+    let missing = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
+    let usual = *settings.of(Key::Store).1 == Source::Default;
+    let root = nix::unistd::geteuid().is_root();
+    if usual && !root && missing("HOME") && missing("XDG_DATA_HOME") {
+        return Err(CommandError::usage("HOME is not set, so the store has no usual place")
+            .hint("set HOME, or name a store: `--store rsync:/path`"));
+    }
+    Ok(settings)
+}
+
 /// Shows help with the values that are in force on this command line.
 fn help(args: Vec<OsString>) -> ExitCode {
     let asks = |arg: &OsString| arg == "--help" || arg == "-h" || arg == "help";
@@ -117,9 +140,10 @@ fn help(args: Vec<OsString>) -> ExitCode {
         Ok(settings) => (with_values_in_force(Cli::command(), &settings), None),
         Err(error) => (Cli::command(), Some(error)),
     };
-    if let Err(help) = command.try_get_matches_from(args) {
-        // Nothing sensible can be done when standard output is closed.
-        let _ = help.print();
+    if let Err(help) = command.try_get_matches_from(args)
+        && let Err(failed) = output::heard(help.print())
+    {
+        return failed.report();
     }
     broken.map_or(ExitCode::SUCCESS, |error| error.report())
 }

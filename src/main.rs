@@ -18,6 +18,7 @@ mod settings;
 mod signals;
 mod store_url;
 mod units;
+mod weaknesses;
 
 use std::process::ExitCode;
 

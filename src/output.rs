@@ -13,12 +13,48 @@ pub(crate) fn print(text: impl fmt::Display) -> Result<(), CommandError> {
 /// Writes `bytes` to standard output; says whether anyone is still reading.
 pub(crate) fn write(bytes: &[u8]) -> Result<bool, CommandError> {
     let mut out = io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
+    heard(out.write_all(bytes).and_then(|()| out.flush()))
+}
+
+/// Judges an attempt to write to standard output: whether anyone is still reading.
+pub(crate) fn heard(written: io::Result<()>) -> Result<bool, CommandError> {
+    match written {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => {
             Err(CommandError::system("failed to write to standard output").caused_by(&error))
         }
+    }
+}
+
+/// Standard output of a build: what cannot be written does not stop a build that others may share, and is told at its end.
+pub(crate) struct Sink<W> {
+    out: W,
+    failed: io::Result<()>,
+}
+
+impl<W: Write> Sink<W> {
+    /// Writes to `out`.
+    pub(crate) fn new(out: W) -> Self {
+        Self { out, failed: Ok(()) }
+    }
+
+    /// Writes `bytes`, unless that has failed before.
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        if self.failed.is_ok() {
+            self.failed = self.out.write_all(bytes).and_then(|()| self.out.flush());
+        }
+    }
+
+    /// The first failure, once; a reader that has gone away is none.
+    pub(crate) fn finish(&mut self) -> Result<(), CommandError> {
+        heard(std::mem::replace(&mut self.failed, Ok(()))).map(drop)
+    }
+
+    /// What was written to.
+    #[cfg(test)]
+    pub(crate) fn into_inner(self) -> W {
+        self.out
     }
 }
 

@@ -30,6 +30,9 @@ const KINDS: [Kind; 5] = [
 impl StoreUrl {
     /// Reads `KIND:PATH`.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        if text.starts_with('/') {
+            return Err(format!("`{text}` lacks the kind of store; did you mean `rsync:{text}`?"));
+        }
         let can = "this version can use `rsync:/path`";
         let Some((name, rest)) = text.split_once(':') else {
             return Err(format!("`{text}` is not a store such as `rsync:/path`; {can}"));
@@ -62,7 +65,8 @@ mod tests {
     fn stores_are_read() {
         let error = |text: &str| StoreUrl::parse(text).unwrap_err();
         assert_eq!(StoreUrl::parse("rsync:/a:b").unwrap().path, PathBuf::from("/a:b"));
-        assert!(error("/a").contains("is not a store such as"));
+        assert!(error("/a:b").contains("did you mean `rsync:/a:b`?"));
+        assert!(error("a").contains("is not a store such as"));
         assert!(error("rsnyc:/a").contains("did you mean `rsync`?"));
         assert!(error("zfs:tank").contains("not served yet; this version can use `rsync:/path`"));
         assert!(error("rsync:a").contains("is not absolute"));

@@ -135,6 +135,21 @@ fn a_store_that_cannot_be_written() {
 }
 
 #[test]
+fn a_home_or_a_user_that_cannot_be_had() {
+    let it = Survivor::new();
+    let run = "((from scratch) (run (shell \"echo never\")))";
+    it.world.spec(run);
+    let precious = it.world.write("taken/precious", "");
+    let home = format!("--home={}", precious.parent().unwrap().display());
+    it.world.run(["build", "spec.scm", &home]).code(2).says("error: ").says("choose another home");
+    assert!(precious.exists());
+    if common::root_or_skip("a build user") {
+        it.world.run(["build", "spec.scm", "--uid=1"]).code(2).says("cannot have a build user");
+    }
+    it.check();
+}
+
+#[test]
 fn a_context_that_is_no_directory() {
     let it = Survivor::new();
     it.world

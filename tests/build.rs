@@ -200,3 +200,11 @@ fn a_spec_is_printed_as_a_dockerfile() {
         .prints("RUN --mount=type=cache,id=c,target=/c,uid=0 echo x");
     world.run(["dockerfile", "--escape", "windows", "spec.scm"]).success().prints("#escape=`\n");
 }
+
+#[test]
+fn a_dockerfile_is_made_of_the_usual_spec() {
+    let world = World::new();
+    world.run(["dockerfile"]).code(2).says("no spec is given, and there is no `obuild.scm` here");
+    world.write("context/obuild.scm", "((from debian) (run (shell \"true\")))");
+    world.run(["dockerfile"]).success().prints("FROM debian\n");
+}

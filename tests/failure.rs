@@ -75,6 +75,27 @@ fn a_result_can_be_opened() {
 }
 
 #[test]
+fn output_that_cannot_be_written_is_an_error() {
+    if !std::path::Path::new("/dev/full").exists() {
+        common::skip("there is no /dev/full");
+        return;
+    }
+    let world = World::new();
+    let spec = world.spec("((from scratch) (run (shell \"echo x\")))");
+    let spec = spec.to_str().unwrap();
+    let styles = ["plain", "json", "tty"].map(|style| format!("--progress={style}"));
+    let mut commands: Vec<_> = styles.iter().map(|style| vec!["build", style, spec]).collect();
+    commands.extend([vec!["ls"], vec!["build", "--help"], vec!["--version"]]);
+    for args in commands {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = world.command(&args).stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{args:?}: {said}");
+        assert!(said.contains("error: failed to write to standard output"), "{args:?}: {said}");
+    }
+}
+
+#[test]
 fn a_step_that_is_killed_says_by_what() {
     let world = World::new();
     let finished = world.build("((from scratch) (run (shell \"kill -SEGV $$\")))").code(1);

@@ -28,6 +28,7 @@ fn results_are_listed_and_inspected() {
     let json = world.run(["inspect", "--json", &id]).success();
     let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!(json["id"], id.as_str());
+    assert!(json["result"]["seconds"].is_f64() && json["result"]["elapsed"].is_null(), "{json}");
     assert_eq!(json["ancestors"].as_array().unwrap().len(), 1);
 }
 
@@ -94,6 +95,8 @@ fn gc_says_why_it_keeps_what_it_keeps() {
     let json = world.run(["gc", "--dry-run", "--max-size=0", "--json"]).success();
     let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!(json["deleted"].as_array().unwrap().len(), 2);
+    let first = &json["deleted"][0];
+    assert!(first["id"].is_string() && first["bytes"].is_u64(), "{json}");
     world.build_ok(&step("echo small"));
     world.assert_clean();
 }
@@ -122,7 +125,8 @@ fn clean_deletes_everything() {
     let world = World::new();
     world.build_ok("((from scratch) (run (cache (c (target c))) (shell \"echo x > c/f\")))");
     world.build("((from scratch) (run (shell \"exit 1\")))").code(1);
-    world.run(["clean"]).success();
+    let cleaned = world.run(["clean"]).success().prints("forgot failed step ");
+    cleaned.prints("(run (shell \"exit 1\"))");
     assert_eq!(results(&world), [""; 0]);
     assert_eq!(names(&world.store().join("cache")), [""; 0]);
     world.run(["ls"]).success().prints("nothing here yet");

@@ -35,6 +35,31 @@ fn build_takes_obuilders_flags() {
 }
 
 #[test]
+fn build_takes_the_flags_of_obuilders_log() {
+    let world = World::new();
+    world.spec("((from scratch) (run (shell \"echo x\")))");
+    let mut said = Vec::new();
+    for flags in [
+        &["-v"][..],
+        &["-vv", "--color=never"],
+        &["--verbose", "--color", "auto"],
+        &["-q"],
+        &["--quiet", "--verbosity=debug"],
+        &["--verbosity", "app"],
+    ] {
+        let args = [&["build", "-f", "spec.scm", "."][..], flags].concat();
+        said.push(world.run(args).success().stderr);
+    }
+    assert!(said.iter().all(|text| !text.contains("without effect")), "{said:?}");
+    let args = ["build", "-f", "spec.scm", ".", "--progress=tty"];
+    let coloured = world.run([&args[..], &["--color=always"]].concat()).success();
+    assert!(coloured.stderr.contains('\u{1b}'), "{coloured:#?}");
+    let plain = world.run([&args[..], &["--color=never"]].concat()).success();
+    assert!(!plain.stderr.contains('\u{1b}'), "{plain:#?}");
+    world.run([&args[..], &["--verbosity=loud"]].concat()).code(2).says("loud");
+}
+
+#[test]
 fn the_user_may_be_chosen() {
     if !common::root_or_skip("a build user") {
         return;

@@ -42,6 +42,25 @@ fn json_is_one_event_a_line() {
 }
 
 #[test]
+fn warnings_are_messages_and_events() {
+    let world = World::new();
+    let spec = world.spec("((from scratch) (run (shell \"echo begun; sleep 600\")))");
+    let mut killed = world.start(["build", spec.to_str().unwrap()]);
+    killed.wait_for("begun\n");
+    killed.signal(nix::sys::signal::Signal::SIGKILL);
+    killed.finish();
+    let spec = world.spec("((from scratch) (run (shell \"echo again\")))");
+    let finished = world.run(["build", "--progress=json", spec.to_str().unwrap()]).success();
+    let all = events(&finished.stdout);
+    let finished = finished.says("warning: removing the tree of a step that was killed (home /");
+    let warnings = all.iter().filter(|event| event["event"] == "warning");
+    let texts: Vec<_> = warnings.map(|event| event["text"].as_str().unwrap()).collect();
+    assert!(texts.iter().any(|text| text.starts_with("removing the tree")), "{texts:?}");
+    assert!(!finished.stderr.contains("WARN"), "{finished:#?}");
+    world.assert_clean();
+}
+
+#[test]
 fn json_tells_of_failures() {
     let world = World::new();
     let spec = world.spec("((from scratch) (run (shell \"exit 4\")))");
@@ -87,6 +106,16 @@ fn every_event_is_documented() {
 
 /// Runs a build on a terminal of its own; gives what it wrote there.
 fn on_terminal(world: &World, spec: &str, more: &[&str]) -> (String, i32) {
+    interrupted_at(world, spec, more, None)
+}
+
+/// Likewise, and interrupts it when it has written `moment`.
+fn interrupted_at(
+    world: &World,
+    spec: &str,
+    more: &[&str],
+    mut moment: Option<&str>,
+) -> (String, i32) {
     let size = nix::pty::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
     let pty = nix::pty::openpty(&size, None).unwrap();
     let spec = world.spec(spec);
@@ -102,6 +131,11 @@ fn on_terminal(world: &World, spec: &str, more: &[&str]) -> (String, i32) {
     // Reading fails when the last writer has gone.
     while let Ok(read @ 1..) = master.read(&mut buffer) {
         seen.extend_from_slice(&buffer[..read]);
+        if moment.is_some_and(|text| String::from_utf8_lossy(&seen).contains(text)) {
+            moment = None;
+            let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        }
     }
     let code = child.wait().unwrap().code().unwrap();
     (String::from_utf8_lossy(&seen).into_owned(), code)
@@ -114,12 +148,26 @@ fn a_terminal_shows_steps_and_a_summary() {
     let (seen, code) = on_terminal(&world, spec, &[]);
     assert_eq!(code, 0, "{seen}");
     for part in
-        ["✓", "(from scratch)", "│ ", "first", "2 steps done in ", "0 cached, 2 built", "Got: \""]
+        ["✓", "(from scratch)", "│ ", "first", "2 steps in ", "0 cached, 2 built", "Got: \""]
     {
         assert!(seen.contains(part), "{part:?} is not in {seen}");
     }
     let (seen, _) = on_terminal(&world, spec, &[]);
     assert!(seen.contains("cached") && seen.contains("2 cached, 0 built"), "{seen}");
+}
+
+#[test]
+fn a_terminal_shows_what_was_interrupted() {
+    let world = World::new();
+    let spec = "((from scratch) (run (shell \"echo begun; sleep 600\")))";
+    // The dimmed line, not the title.
+    let (seen, code) = interrupted_at(&world, spec, &[], Some("│ \u{1b}[2mbegun"));
+    assert_eq!(code, 130, "{seen}");
+    for part in ["■", "2 steps in ", "0 cached, 1 built, 1 cancelled", "error: the build was"] {
+        assert!(seen.contains(part), "{part:?} is not in {seen}");
+    }
+    assert!(!seen.contains("✗"), "nothing has failed: {seen}");
+    world.assert_clean();
 }
 
 #[test]

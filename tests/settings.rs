@@ -102,6 +102,29 @@ fn nothing_is_needed_to_begin() {
 }
 
 #[test]
+fn a_home_that_nobody_knows_is_named() {
+    if nix::unistd::geteuid().is_root() {
+        return common::skip("root needs no HOME");
+    }
+    let world = World::new();
+    let mut command = world.command(["ls"]);
+    command.env_remove("HOME").env_remove("OBUILD_STORE");
+    Running::start(command).finish().code(2).says("error: HOME is not set").says("--store");
+}
+
+#[test]
+fn weak_isolation_is_told_where_a_step_runs() {
+    if nix::unistd::geteuid().is_root() {
+        return common::skip("steps of root are isolated as far as this machine can");
+    }
+    let world = World::new();
+    let text = "((from scratch) (run (shell \"echo x\")))";
+    let first = world.build(text).success().says("warning: isolation is weak: without root ");
+    assert_eq!(first.stderr.lines().count(), 1, "{first:#?}");
+    assert_eq!(world.build(text).success().stderr, "");
+}
+
+#[test]
 fn the_small_commands() {
     let world = World::new();
     let version = world.run(["--version"]).success();
@@ -111,14 +134,13 @@ fn the_small_commands() {
     }
     world.run(["man"]).success().prints(".TH");
     let pages = world.path("pages");
-    std::fs::create_dir(&pages).unwrap();
     world.run(["man", "--dir", pages.to_str().unwrap()]).success();
     let pages = common::names(&pages);
     assert!(pages.contains(&"obuild-build.1".to_owned()), "{pages:?}");
     world
-        .run(["man", "--dir", "nowhere"])
+        .run(["man", "--dir", "/dev/null/pages"])
         .code(3)
-        .says("failed to write manual pages to `nowhere`");
+        .says("failed to write manual pages to `/dev/null/pages`");
     assert!(!world.store().exists(), "none of these needs a store");
 }
 

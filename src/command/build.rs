@@ -9,11 +9,13 @@ use obuilder_core::bstr::BString;
 use obuilder_core::interpreter::{Context, Options};
 
 use super::spec_file::Source;
+use super::verbosity::Verbosity;
 use crate::cli::Done;
 use crate::error::CommandError;
 use crate::progress::View;
 use crate::settings::{Flags, Key, Set, Settings};
-use crate::{output, session, signals};
+use crate::weaknesses::Telling;
+use crate::{logging, output, session, signals};
 
 /// Build a spec, taking from the cache what was built before
 ///
@@ -34,6 +36,9 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     flags: Flags<Uses>,
+
+    #[command(flatten)]
+    pub(crate) verbosity: Verbosity,
 
     #[command(flatten)]
     fuse: Fuse,
@@ -96,11 +101,15 @@ impl Fuse {
 }
 
 pub(crate) fn run(args: Args, settings: &Settings) -> Done {
+    args.verbosity.colour();
     args.fuse.warn();
     let view = settings.progress().view();
+    logging::show_on(Some(view.clone()));
     let result = build(&args, settings, &view);
-    view.end(result.as_ref());
-    result.map(|_| ExitCode::SUCCESS)
+    logging::show_on(None);
+    let shown = view.end(result.as_ref());
+    result?;
+    shown.map(|()| ExitCode::SUCCESS)
 }
 
 fn build(args: &Args, settings: &Settings, view: &Arc<dyn View>) -> Result<ResultId, CommandError> {
@@ -114,8 +123,8 @@ fn build(args: &Args, settings: &Settings, view: &Arc<dyn View>) -> Result<Resul
     };
     let teller = view.clone();
     let cancel = signals::cancel_on_signals(move |text| teller.note(text))?;
-    let builder = session::builder(settings)?;
-    session::tell_weaknesses(&*builder.sandbox);
+    let mut builder = session::builder(settings)?;
+    builder.sandbox = Arc::new(Telling::new(builder.sandbox, view.clone()));
     Ok(builder.build(&spec, &context, &options, &cancel, &**view)?)
 }
 

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use super::gc;
 use crate::cli::Done;
-use crate::session;
+use crate::progress::title;
 use crate::settings::{Flags, OfStore, Settings};
+use crate::{output, session};
 
 /// Delete all results, failed steps and caches of the store
 ///
@@ -17,6 +18,13 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(_: &Args, settings: &Settings) -> Done {
-    let report = session::cache(settings)?.clean()?;
+    let cache = session::cache(settings)?;
+    let before = cache.failures()?;
+    let report = cache.clean()?;
+    let left = cache.failures()?;
+    for failure in before.iter().filter(|one| left.iter().all(|other| other.id != one.id)) {
+        let heading = title(&[], &failure.heading);
+        output::print(format!("forgot failed step {} {heading}\n", failure.id.short()))?;
+    }
     gc::finish(&report, false, false).map(|_: ExitCode| ExitCode::SUCCESS)
 }

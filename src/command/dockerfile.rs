@@ -1,6 +1,6 @@
 //! `obuild dockerfile`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -14,8 +14,8 @@ use crate::output;
 /// Print a spec as a Dockerfile
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The spec; `-` for standard input
-    #[arg(value_name = "SPEC", required_unless_present = "file", conflicts_with = "file")]
+    /// The spec; `-` for standard input, `obuild.scm` when not given
+    #[arg(value_name = "SPEC", conflicts_with = "file")]
     spec: Option<PathBuf>,
 
     /// The spec, as OBuilder takes it
@@ -41,8 +41,8 @@ enum Escape {
 }
 
 pub(crate) fn run(args: &Args) -> Done {
-    let file = args.file.as_ref().or(args.spec.as_ref());
-    let file = file.ok_or_else(|| CommandError::usage("no spec is given"))?;
+    let file = args.file.as_deref().or(args.spec.as_deref());
+    let file = file.unwrap_or(Path::new(spec_file::USUAL));
     let escape = match args.escape {
         Escape::Unix => dockerfile::Escape::Unix,
         Escape::Windows => dockerfile::Escape::Windows,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use obuilder_core::cache::{GcLimits, GcReport};
 
+use super::json::Collection;
 use crate::cli::Done;
 use crate::error::CommandError;
 use crate::settings::{Flags, Key, Set, Settings};
@@ -54,7 +55,7 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
 /// Prints a report; an error when something would not go.
 pub(crate) fn finish(report: &GcReport, dry_run: bool, json: bool) -> Done {
     match json {
-        true => output::json(report)?,
+        true => output::json(&Collection::from(report))?,
         false => output::print(text(report, dry_run))?,
     }
     if report.failed.is_empty() {

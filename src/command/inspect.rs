@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use obuilder_core::ResultId;
 use obuilder_core::cache::{Entry, Failure, ResultCache};
+use serde::{Serialize, Serializer};
 
+use super::json::ResultFacts;
 use crate::cli::Done;
 use crate::error::CommandError;
 use crate::settings::{Flags, OfStore, Settings};
@@ -28,7 +30,7 @@ pub(crate) struct Args {
 #[derive(serde::Serialize)]
 struct Facts {
     id: ResultId,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_facts")]
     result: Option<Entry>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<Failure>,
@@ -71,6 +73,10 @@ fn facts(cache: &ResultCache, id: ResultId) -> Result<Facts, CommandError> {
     let size = if snapshot.is_some() { cache.store().size(&id)? } else { 0 };
     let tree = snapshot.map(|snapshot| snapshot.rootfs());
     Ok(Facts { id, result, failure, size, tree, ancestors, children })
+}
+
+fn as_facts<S: Serializer>(result: &Option<Entry>, serializer: S) -> Result<S::Ok, S::Error> {
+    result.as_ref().map(ResultFacts::from).serialize(serializer)
 }
 
 fn text(facts: &Facts) -> String {

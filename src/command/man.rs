@@ -13,14 +13,15 @@ use crate::output;
 /// Print the manual page, or write the pages of all commands to a directory
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Write obuild.1, obuild-build.1 and so on to this directory
+    /// Write obuild.1, obuild-build.1 and so on to this directory, which is made where it is missing
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> Done {
     match &args.dir {
-        Some(dir) => clap_mangen::generate_to(Cli::command(), dir)
+        Some(dir) => std::fs::create_dir_all(dir)
+            .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
             .map_err(|error| cannot_write(dir).caused_by(&error))?,
         None => {
             let mut page = Vec::new();

@@ -8,7 +8,7 @@ use obuilder_core::spec::Spec;
 use crate::error::CommandError;
 
 /// Name of the spec when none is given.
-const USUAL: &str = "obuild.scm";
+pub(crate) const USUAL: &str = "obuild.scm";
 
 /// Which spec, and where its files are.
 #[derive(Debug, clap::Args)]

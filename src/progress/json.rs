@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::View;
 use crate::error::CommandError;
+use crate::output::{self, Sink};
 
 /// Writes events as JSON.
 pub(crate) struct Json<W> {
@@ -19,7 +20,7 @@ pub(crate) struct Json<W> {
 }
 
 struct State<W> {
-    out: W,
+    out: Sink<W>,
     /// For each stage, the bytes of a character of which the rest is still to come.
     split: HashMap<Vec<String>, Vec<u8>>,
 }
@@ -60,17 +61,16 @@ enum Text<'a> {
 impl<W: Write + Send> Json<W> {
     /// A view that writes to `out`.
     pub(crate) fn new(out: W) -> Self {
-        let state = State { out, split: HashMap::new() };
+        let state = State { out: Sink::new(out), split: HashMap::new() };
         Self { started: Instant::now(), state: Mutex::new(state) }
     }
 
     fn write(&self, state: &mut State<W>, stage: &[String], body: Body<'_>) {
         let at = (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e6;
         let line = Line { body, stage, at };
-        // A reader that has gone away must not stop a build that others may share.
         if let Ok(mut text) = serde_json::to_vec(&line) {
             text.push(b'\n');
-            let _ = state.out.write_all(&text).and_then(|()| state.out.flush());
+            state.out.write(&text);
         }
     }
 
@@ -114,7 +114,10 @@ impl<W: Write + Send> Observer for Json<W> {
             Event::Heading { text } => Body::Heading { text },
             Event::StepStarted { id } => Body::StepStarted { id },
             Event::Waiting { reason } => Body::Waiting { reason },
-            Event::Warning { text } => Body::Warning { text },
+            Event::Warning { text } => {
+                output::warn(text);
+                Body::Warning { text }
+            }
             Event::Output { bytes } => return self.output(&mut state, &stage.0, bytes),
             Event::StepFinished { id, end, elapsed } => {
                 if let Some(rest) = state.split.remove(&stage.0) {
@@ -128,13 +131,20 @@ impl<W: Write + Send> Observer for Json<W> {
 }
 
 impl<W: Write + Send> View for Json<W> {
-    fn end(&self, result: Result<&ResultId, &CommandError>) {
+    fn end(&self, result: Result<&ResultId, &CommandError>) -> Result<(), CommandError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let body = match result {
             Ok(id) => Body::Result { id },
             Err(error) => Body::Error(error),
         };
         self.write(&mut state, &[], body);
+        state.out.finish()
+    }
+
+    fn warn(&self, text: &str) {
+        output::warn(text);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write(&mut state, &[], Body::Warning { text });
     }
 
     fn note(&self, text: &str) {
@@ -152,7 +162,7 @@ mod tests {
     use super::*;
 
     fn lines(view: Json<Vec<u8>>) -> Vec<Value> {
-        let out = view.state.into_inner().unwrap().out;
+        let out = view.state.into_inner().unwrap().out.into_inner();
         let parse = |line: &str| {
             let mut value: Value = serde_json::from_str(line).unwrap();
             assert!(value.as_object_mut().unwrap().remove("at").unwrap().is_number());
@@ -170,7 +180,7 @@ mod tests {
         }
         let elapsed = Duration::from_millis(1500);
         view.event(&stage, Event::StepFinished { id: &id, end: StepEnd::Saved, elapsed });
-        view.end(Err(&CommandError::usage("no").hint("yes")));
+        view.end(Err(&CommandError::usage("no").hint("yes"))).unwrap();
         let output =
             |key: &str, text: &str| json!({"event": "output", "stage": ["dev"], key: text});
         let expected = [

@@ -2,6 +2,7 @@
 
 mod json;
 mod plain;
+mod quiet;
 mod tail;
 mod tty;
 
@@ -55,7 +56,12 @@ impl Style {
 /// Shows a build.
 pub(crate) trait View: Observer {
     /// Shows how the build ended, after its last event. The error itself is reported by the caller.
-    fn end(&self, result: Result<&ResultId, &CommandError>);
+    ///
+    /// An error when something could not be written to standard output, now or before.
+    fn end(&self, result: Result<&ResultId, &CommandError>) -> Result<(), CommandError>;
+
+    /// Shows a warning that concerns no step.
+    fn warn(&self, text: &str);
 
     /// Shows something that concerns no step.
     fn note(&self, text: &str);

@@ -1,28 +1,30 @@
 //! OBuilder's lines: headings, notes and output in one stream.
 
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use obuilder_core::ResultId;
 use obuilder_core::progress::{Event, Observer, Stage, StepEnd};
 
 use super::View;
 use crate::error::CommandError;
-use crate::output;
+use crate::output::{self, Sink};
 
 /// Writes what OBuilder would print, to the byte; warnings go to standard error.
-pub(crate) struct Plain<W>(Mutex<W>);
+pub(crate) struct Plain<W>(Mutex<Sink<W>>);
 
 impl<W: Write + Send> Plain<W> {
     /// A view that writes to `out`.
     pub(crate) fn new(out: W) -> Self {
-        Self(Mutex::new(out))
+        Self(Mutex::new(Sink::new(out)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sink<W>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self, bytes: &[u8]) {
-        let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A reader that has gone away must not stop a build that others may share.
-        let _ = out.write_all(bytes).and_then(|()| out.flush());
+        self.lock().write(bytes);
     }
 }
 
@@ -48,10 +50,16 @@ impl<W: Write + Send> Observer for Plain<W> {
 }
 
 impl<W: Write + Send> View for Plain<W> {
-    fn end(&self, result: Result<&ResultId, &CommandError>) {
+    fn end(&self, result: Result<&ResultId, &CommandError>) -> Result<(), CommandError> {
+        let mut out = self.lock();
         if let Ok(id) = result {
-            self.write(format!("Got: \"{id}\"\n").as_bytes());
+            out.write(format!("Got: \"{id}\"\n").as_bytes());
         }
+        out.finish()
+    }
+
+    fn warn(&self, text: &str) {
+        output::warn(text);
     }
 
     fn note(&self, text: &str) {
@@ -79,13 +87,13 @@ mod tests {
         view.event(&stage, Event::Output { bytes: b"x" });
         view.event(&stage, finished(StepEnd::Saved));
         view.event(&stage, Event::BuildFinished { name: "dev", id: &id });
-        view.end(Ok(&id));
+        view.end(Ok(&id)).unwrap();
         let expected = format!(
             "(build \"dev\" …)\n(from busybox)\n---> using \"{id}\" from cache\n\
              /: (run (shell \"printf x\"))\nx---> saved as \"{id}\"\n--> finished \"dev\"\n\
              Got: \"{id}\"\n"
         );
-        let written = view.0.into_inner().unwrap();
+        let written = view.0.into_inner().unwrap().into_inner();
         assert_eq!(String::from_utf8(written).unwrap(), expected);
     }
 }

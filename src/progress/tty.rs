@@ -10,6 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use obuilder_core::ResultId;
 use obuilder_core::progress::{Event, Observer, Stage, StepEnd};
 
+use super::quiet::QuietInterrupt;
 use super::tail::Tail;
 use super::{View, title};
 use crate::error::CommandError;
@@ -23,6 +24,8 @@ const OF_FAILED: usize = 25;
 /// The live view.
 pub(crate) struct Tty {
     bars: MultiProgress,
+    /// Restores the terminal when the view ends.
+    quiet: Mutex<Option<QuietInterrupt>>,
     started: Instant,
     state: Mutex<State>,
 }
@@ -35,44 +38,84 @@ struct State {
     cached: usize,
     built: usize,
     failed: usize,
+    cancelled: usize,
 }
 
 impl State {
     fn summary(&self, time: Duration) -> String {
-        let steps = self.cached + self.built;
+        let steps = self.steps();
         let steps = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
-        let failed =
-            if self.failed > 0 { format!(", {} failed", self.failed) } else { String::new() };
+        let some = |count: usize, what: &str| match count {
+            0 => String::new(),
+            count => format!(", {count} {what}"),
+        };
+        let (failed, cancelled) = (some(self.failed, "failed"), some(self.cancelled, "cancelled"));
         let (time, cached, built) = (units::duration(time), self.cached, self.built);
-        format!("{steps} done in {time}: {cached} cached, {built} built{failed}")
+        format!("{steps} in {time}: {cached} cached, {built} built{failed}{cancelled}")
+    }
+
+    /// How many steps have ended.
+    fn steps(&self) -> usize {
+        self.cached + self.built + self.failed + self.cancelled
     }
 }
 
-/// A step that runs now.
+/// A step that runs now: one bar, so that its title and the lines below are drawn at once.
 struct Running {
-    head: ProgressBar,
-    lines: Vec<ProgressBar>,
+    bar: ProgressBar,
+    title: String,
     tail: Tail,
+}
+
+impl Running {
+    /// Shows the title and the last lines.
+    fn show(&self) {
+        let mut text = truncate_str(&self.title, room(BESIDE_TITLE), "…").into_owned();
+        for line in self.tail.last(SHOWN) {
+            let line = truncate_str(&line, room(BESIDE_TAIL), "…").into_owned();
+            let line = style(line).for_stderr().dim();
+            text.push_str(&format!("\n            │ {line}"));
+        }
+        self.bar.set_message(text);
+    }
+}
+
+/// Columns that a title and a line of output leave to what stands before them, and one more.
+const BESIDE_TITLE: usize = 12;
+const BESIDE_TAIL: usize = 15;
+
+/// The width of the terminal without `taken` columns.
+fn room(taken: usize) -> usize {
+    let width = Term::stderr().size_checked().map_or(u16::MAX, |(_, width)| width);
+    usize::from(width).saturating_sub(taken)
 }
 
 impl Tty {
     /// A view on standard error.
     pub(crate) fn new() -> Self {
         let state = Mutex::new(State::default());
-        Self { bars: MultiProgress::new(), started: Instant::now(), state }
+        let quiet = Mutex::new(QuietInterrupt::on_stderr());
+        Self { bars: MultiProgress::new(), quiet, started: Instant::now(), state }
+    }
+
+    fn restore_terminal(&self) {
+        *self.quiet.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A line that stays.
+    /// A line that stays, as much of it as there is room for.
     fn line(&self, text: &str) {
-        let width = usize::from(Term::stderr().size_checked().map_or(u16::MAX, |(_, width)| width));
-        let text = truncate_str(text, width, "…");
+        self.text(&truncate_str(text, room(0), "…"));
+    }
+
+    /// Text that stays.
+    fn text(&self, text: &str) {
         let shown = match self.bars.is_hidden() {
             true => writeln!(io::stderr(), "{text}"),
-            false => self.bars.println(&text),
+            false => self.bars.println(text),
         };
         // Nothing sensible can be done when standard error is closed.
         let _ = shown;
@@ -80,31 +123,17 @@ impl Tty {
 
     fn start(&self, state: &mut State, stage: &[String]) {
         let heading = state.headings.get(stage).map(String::as_str).unwrap_or_default();
-        let head = self.bars.add(ProgressBar::new_spinner());
-        head.set_style(template("{spinner:.cyan} {elapsed_short:>7}  {wide_msg}").with_key(
+        let bar = self.bars.add(ProgressBar::new_spinner());
+        bar.set_style(template("{spinner:.cyan} {elapsed_short:>7}  {msg}").with_key(
             "elapsed_short",
             |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
                 let _ = write!(out, "{}", units::duration(state.elapsed()));
             },
         ));
-        head.set_message(title(stage, heading));
-        head.enable_steady_tick(Duration::from_millis(100));
-        let running = Running { head, lines: Vec::new(), tail: Tail::new(OF_FAILED) };
+        let running = Running { bar, title: title(stage, heading), tail: Tail::new(OF_FAILED) };
+        running.show();
+        running.bar.enable_steady_tick(Duration::from_millis(100));
         state.running.insert(stage.to_vec(), running);
-    }
-
-    fn output(&self, running: &mut Running, bytes: &[u8]) {
-        running.tail.push(bytes);
-        let lines = running.tail.last(SHOWN);
-        while running.lines.len() < lines.len() {
-            let above = running.lines.last().unwrap_or(&running.head);
-            let bar = self.bars.insert_after(above, ProgressBar::new_spinner());
-            bar.set_style(template("            │ {wide_msg:.dim}"));
-            running.lines.push(bar);
-        }
-        for (bar, line) in running.lines.iter().zip(lines) {
-            bar.set_message(line);
-        }
     }
 
     fn finish(&self, state: &mut State, stage: &[String], end: StepEnd, elapsed: Duration) {
@@ -120,7 +149,7 @@ impl Tty {
             StepEnd::Cached => mark("✓", &Style::new().dim().for_stderr(), "cached"),
             StepEnd::Saved => mark("✓", &good, &time),
             StepEnd::Failed => mark("✗", &Style::new().red().for_stderr(), &time),
-            StepEnd::Cancelled => mark("✗", &Style::new().yellow().for_stderr(), &time),
+            StepEnd::Cancelled => mark("■", &Style::new().yellow().for_stderr(), &time),
         };
         let tail = running.map(|running| self.clear(running));
         self.line(&line);
@@ -132,15 +161,13 @@ impl Tty {
                 let lines = tail.map(|tail| tail.last(OF_FAILED)).unwrap_or_default();
                 lines.iter().for_each(|line| self.line(&format!("            │ {line}")));
             }
-            StepEnd::Cancelled => {}
+            StepEnd::Cancelled => state.cancelled += 1,
         }
     }
 
     fn clear(&self, running: Running) -> Tail {
-        for bar in running.lines.iter().chain([&running.head]) {
-            bar.finish_and_clear();
-            self.bars.remove(bar);
-        }
+        running.bar.finish_and_clear();
+        self.bars.remove(&running.bar);
         running.tail
     }
 }
@@ -156,7 +183,8 @@ impl Observer for Tty {
             Event::StepStarted { .. } => self.start(&mut state, stage),
             Event::Output { bytes } => {
                 if let Some(running) = state.running.get_mut(stage) {
-                    self.output(running, bytes);
+                    running.tail.push(bytes);
+                    running.show();
                 }
             }
             Event::StepFinished { end, elapsed, .. } => {
@@ -166,30 +194,35 @@ impl Observer for Tty {
                 let text = format!("  waiting  {reason}");
                 self.line(&style(text).for_stderr().dim().to_string());
             }
-            Event::Warning { text } => {
-                let label = style("warning:").for_stderr().yellow();
-                self.line(&format!("{label} {text}"));
-            }
+            Event::Warning { text } => self.warn(text),
             Event::BuildStarted { .. } | Event::BuildFinished { .. } => {}
         }
     }
 }
 
 impl View for Tty {
-    fn end(&self, result: Result<&ResultId, &CommandError>) {
+    fn end(&self, result: Result<&ResultId, &CommandError>) -> Result<(), CommandError> {
         let mut state = self.lock();
         let running: Vec<_> = state.running.drain().collect();
         running.into_iter().for_each(|(_, running)| drop(self.clear(running)));
-        if state.cached + state.built + state.failed > 0 {
+        if state.steps() > 0 {
             self.line(&state.summary(self.started.elapsed()));
         }
-        if let Ok(id) = result {
-            // A closed standard output must not turn a good build into a bad one.
-            let _ = output::print(format!("Got: \"{id}\"\n"));
+        self.restore_terminal();
+        match result {
+            Ok(id) => output::print(format!("Got: \"{id}\"\n")),
+            Err(_) => Ok(()),
         }
     }
 
+    fn warn(&self, text: &str) {
+        let label = style("warning:").for_stderr().yellow();
+        self.text(&format!("{label} {text}"));
+    }
+
     fn note(&self, text: &str) {
+        // After an interrupt, the next one may end the process at once.
+        self.restore_terminal();
         self.line(&format!("note: {text}"));
     }
 }

@@ -73,15 +73,22 @@ fn suggestion(name: &str) -> String {
 fn strings(setting: &Setting, value: &DeValue<'_>) -> Result<Vec<String>, String> {
     match (setting.form, value) {
         (Form::Paths, DeValue::Array(all)) => {
-            let each = all.iter().map(|one| scalar(one.get_ref()));
+            let each = all.iter().map(|one| string(one.get_ref()));
             each.collect::<Option<_>>().ok_or_else(|| "must hold strings".to_owned())
         }
+        (Form::Paths, value) => string(value)
+            .map(|one| vec![one])
+            .ok_or_else(|| "must be a string, or a list of strings".to_owned()),
         (Form::Switch, DeValue::Boolean(on)) => Ok(vec![on.to_string()]),
         (Form::Switch, _) => Err("must be true or false".to_owned()),
         (_, value) => {
             scalar(value).map(|one| vec![one]).ok_or_else(|| "must be a string".to_owned())
         }
     }
+}
+
+fn string(value: &DeValue<'_>) -> Option<String> {
+    value.as_str().map(str::to_owned)
 }
 
 fn scalar(value: &DeValue<'_>) -> Option<String> {
@@ -124,6 +131,8 @@ mod tests {
         assert_eq!(error("uid = 7\nsotre = 'x'\n"), expected);
         assert!(error("\n\nuid = 0\n").contains("c.toml:3: `uid`: a build user must not be root"));
         assert!(error("keep-failed = 'yes'\n").contains("must be true or false"));
+        assert!(error("images = [1]\n").contains("must hold strings"));
+        assert!(error("images = 1\n").contains("a list of strings"));
         assert!(error("images = [1.5]\n").contains("must hold strings"));
         assert!(error("uid = 7\n[section]\n").contains("c.toml:2: there is no setting `section`"));
         assert!(

@@ -14,6 +14,6 @@ pub(crate) use config::ConfigFile;
 pub(crate) use flags::{Flags, Set, collect};
 pub(crate) use help::with_values_in_force;
 pub(crate) use place::Place;
-pub(crate) use resolve::{Layers, Settings};
+pub(crate) use resolve::{Layers, Settings, Source};
 pub(crate) use sets::{OfSteps, OfStore};
 pub(crate) use table::Key;
