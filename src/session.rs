@@ -47,15 +47,6 @@ pub(crate) fn builder(settings: &Settings) -> Result<Builder, CommandError> {
     Ok(Builder { cache, sandbox: sandbox(settings)?, fetcher })
 }
 
-/// Says in one line what the sandbox does not isolate.
-pub(crate) fn tell_weaknesses(sandbox: &dyn Sandbox) {
-    let capabilities = sandbox.capabilities();
-    if !capabilities.weaknesses.is_empty() {
-        let all = capabilities.weaknesses.join("; ");
-        output::warn(format!("{}: {all}", capabilities.name));
-    }
-}
-
 /// Says where the store is and how trees get into it.
 pub(crate) fn describe_store(settings: &Settings) -> Result<String, CommandError> {
     let path = settings.store()?.path;

@@ -35,9 +35,8 @@ impl Telling {
 }
 
 /// The weaknesses in one line.
-fn sentence(capabilities: &Capabilities) -> Option<String> {
-    let each = capabilities.weaknesses.iter();
-    let each: Vec<_> = each.map(|one| one.replacen("not root: ", "without root ", 1)).collect();
+pub(crate) fn sentence(capabilities: &Capabilities) -> Option<String> {
+    let each = &capabilities.weaknesses;
     (!each.is_empty()).then(|| format!("isolation is weak: {}", each.join("; ")))
 }
 
@@ -70,9 +69,14 @@ impl Sandbox for Telling {
         self.sandbox.run(step, tree, log, cancel, waiting)
     }
 
-    fn run_on_terminal(&self, step: &Step, tree: &Path) -> Result<Outcome, SandboxError> {
+    fn run_on_terminal(
+        &self,
+        step: &Step,
+        tree: &Path,
+        waiting: &dyn Fn(&str),
+    ) -> Result<Outcome, SandboxError> {
         self.tell();
-        self.sandbox.run_on_terminal(step, tree)
+        self.sandbox.run_on_terminal(step, tree, waiting)
     }
 }
 
@@ -84,7 +88,8 @@ mod tests {
     fn weaknesses_are_one_sentence() {
         let mut capabilities = Capabilities::default();
         assert_eq!(sentence(&capabilities), None);
-        capabilities.weaknesses = vec!["not root: steps run as you".into(), "steps see it".into()];
+        capabilities.weaknesses =
+            vec!["without root steps run as you".into(), "steps see it".into()];
         let expected = "isolation is weak: without root steps run as you; steps see it";
         assert_eq!(sentence(&capabilities).unwrap(), expected);
     }

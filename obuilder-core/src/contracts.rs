@@ -224,7 +224,12 @@ pub trait Sandbox: Send + Sync {
     ) -> Result<Outcome, SandboxError>;
 
     /// Runs `step` in `tree` on the caller's own terminal instead of a log.
-    fn run_on_terminal(&self, step: &Step, tree: &Path) -> Result<Outcome, SandboxError>;
+    fn run_on_terminal(
+        &self,
+        step: &Step,
+        tree: &Path,
+        waiting: &dyn Fn(&str),
+    ) -> Result<Outcome, SandboxError>;
 }
 
 /// What a sandbox can do.

@@ -224,8 +224,13 @@ impl Sandbox for Meddling {
     ) -> Result<Outcome, SandboxError> {
         self.inner.run(s, t, l, c, w)
     }
-    fn run_on_terminal(&self, step: &Step, tree: &Path) -> Result<Outcome, SandboxError> {
-        self.inner.run_on_terminal(step, tree)
+    fn run_on_terminal(
+        &self,
+        step: &Step,
+        tree: &Path,
+        waiting: &dyn Fn(&str),
+    ) -> Result<Outcome, SandboxError> {
+        self.inner.run_on_terminal(step, tree, waiting)
     }
 }
 

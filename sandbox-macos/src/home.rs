@@ -48,7 +48,7 @@ impl<'a> Home<'a> {
                 .map_err(Error::io(format!("make `{}`", parent.display())))?;
         }
         let home = config.home.display();
-        let tell = || waiting(&format!("waiting for the home `{home}`, which another step uses"));
+        let tell = || waiting(&format!("another step uses the home `{home}`"));
         let lock = Lock::acquire(&config.beside(".lock"), cancel, tell)?;
         let mut found = Self { config, lock };
         found.recover(owner)?;

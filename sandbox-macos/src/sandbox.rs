@@ -90,7 +90,7 @@ impl BuildUserSandbox {
             return Ok(None);
         }
         let Config { user_name: name, home, .. } = &self.config;
-        let tell = || waiting(&format!("waiting for build user `{name}`, who runs another step"));
+        let tell = || waiting(&format!("build user `{name}` runs another step"));
         let mut lock = crate::user::lock(&self.config, cancel, tell)?;
         if lock.is_fresh() {
             // Until everything has been killed, the next one must try too.
@@ -285,7 +285,8 @@ impl BuildUserSandbox {
         let mut weaknesses = Vec::new();
         if !self.root {
             weaknesses.push(
-                "not root: steps run as you, and can read and write everything you can".to_owned(),
+                "without root steps run as you, and can read and write everything you can"
+                    .to_owned(),
             );
         }
         let known_open = self.network.get() == Some(&false) || !platform::child::ISOLATES_NETWORK;
@@ -356,9 +357,10 @@ impl Sandbox for BuildUserSandbox {
         &self,
         step: &Step,
         tree: &Path,
+        waiting: &dyn Fn(&str),
     ) -> std::result::Result<Outcome, SandboxError> {
         self.check(step)?;
-        self.run_on(step, tree, &Screen::Terminal, &|_| {}).map_err(during("run the step"))
+        self.run_on(step, tree, &Screen::Terminal, waiting).map_err(during("run the step"))
     }
 }
 

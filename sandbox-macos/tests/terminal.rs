@@ -39,7 +39,7 @@ fn guest() {
     shell.argv = ["/bin/bash", "--norc", "--noprofile", "-i"].map(Into::into).to_vec();
     shell.env.push(("PS1".into(), "$ ".into()));
     let tree = Path::new(home).with_file_name("scratch").join("tree/rootfs");
-    let outcome = BuildUserSandbox::new(config).unwrap().run_on_terminal(&shell, &tree);
+    let outcome = BuildUserSandbox::new(config).unwrap().run_on_terminal(&shell, &tree, &|_| {});
     println!("it ended: {:?}", outcome.unwrap());
     let modes = nix::sys::termios::tcgetattr(std::io::stdin()).unwrap();
     println!("echo again: {}", modes.local_flags.contains(nix::sys::termios::LocalFlags::ECHO));

@@ -73,8 +73,13 @@ fn text(report: &GcReport, dry_run: bool) -> String {
         format!("{verb} {} {size}\n", id.short())
     });
     let kept = report.kept.iter().map(|(id, why)| format!("kept {}: {why}\n", id.short()));
-    let freed = units::size(report.deleted.iter().map(|(_, size)| size).sum());
-    let (gone, left) = (report.deleted.len(), report.kept.len());
-    let summary = format!("{verb} {gone} results, {freed}; kept {left}\n");
-    deleted.chain(kept).chain([summary]).collect()
+    let caches = report.caches.iter().map(|(name, size)| {
+        let size = units::size(*size);
+        format!("{verb} cache {name} {size}\n")
+    });
+    let sizes = report.deleted.iter().map(|(_, size)| size);
+    let freed = units::size(sizes.chain(report.caches.iter().map(|(_, size)| size)).sum());
+    let (gone, caches_gone, left) = (report.deleted.len(), report.caches.len(), report.kept.len());
+    let summary = format!("{verb} {gone} results and {caches_gone} caches, {freed}; kept {left}\n");
+    deleted.chain(caches).chain(kept).chain([summary]).collect()
 }

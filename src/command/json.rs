@@ -37,6 +37,13 @@ pub(super) struct Collection<'a> {
     deleted: Vec<Deleted<'a>>,
     kept: Vec<Reason<'a>>,
     failed: Vec<Reason<'a>>,
+    caches: Vec<CacheGone<'a>>,
+}
+
+#[derive(Serialize)]
+struct CacheGone<'a> {
+    name: &'a str,
+    bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -64,6 +71,11 @@ impl<'a> From<&'a GcReport> for Collection<'a> {
                 .collect(),
             kept: reasons(&report.kept),
             failed: reasons(&report.failed),
+            caches: report
+                .caches
+                .iter()
+                .map(|(name, bytes)| CacheGone { name, bytes: *bytes })
+                .collect(),
         }
     }
 }

@@ -12,8 +12,8 @@ use obuilder_core::step::{Outcome, Step};
 
 use crate::cli::Done;
 use crate::error::CommandError;
-use crate::session;
 use crate::settings::{Flags, OfSteps, Settings};
+use crate::{output, session, weaknesses};
 
 /// Open a shell in a throw-away copy of a result or of a kept failed tree
 ///
@@ -37,9 +37,13 @@ pub(crate) fn run(args: Args, settings: &Settings) -> Done {
     let id = cache.find(&args.id)?;
     let step = step(&cache, &id, args.command)?;
     sandbox.check(&step)?;
-    session::tell_weaknesses(&*sandbox);
+    if let Some(text) = weaknesses::sentence(&sandbox.capabilities()) {
+        output::warn(text);
+    }
     let pending = cache.store().begin(&throw_away(), base(&cache, &id)?)?;
-    let outcome = sandbox.run_on_terminal(&step, &pending.dir().join("rootfs"));
+    let outcome = sandbox.run_on_terminal(&step, &pending.dir().join("rootfs"), &|reason| {
+        output::note("waiting", reason);
+    });
     let discarded = pending.discard();
     let code = match outcome? {
         Outcome::Exited(status) => status,

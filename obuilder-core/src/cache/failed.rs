@@ -33,7 +33,12 @@ impl ResultCache {
         }
         warn(self.keep_log(&plan.id, &pending.dir().join("log")));
         let keep = plan.keep_failed && matches!(failure, StepFailure::Command(_));
-        let kept = keep && warn(keep_tree(plan, pending));
+        let kept = if keep {
+            warn(keep_tree(plan, pending))
+        } else {
+            warn(pending.discard());
+            false
+        };
         if !kept {
             // An older tree would not fit the new log.
             warn(self.drop_kept(&plan.id));

@@ -199,11 +199,18 @@ impl ResultCache {
                 let plan = Plan { id, base, heading, keep_failed, fresh, surroundings };
                 let thread = std::thread::Builder::new().name(format!("step {}", plan.id.short()));
                 let id = plan.id.clone();
-                if let Err(source) = thread.spawn(move || cache.run_to_end(&plan, &executed)) {
+                let work = move || {
+                    let ending = cache.run_to_end(&plan, &executed);
+                    // Before anybody hears of it: who lets go of the cache last waits for the store to clear up.
+                    drop(cache);
+                    executed.publish_ending(ending);
+                };
+                if let Err(source) = thread.spawn(work) {
                     let path = self.store.state_dir().to_owned();
                     let failure =
                         StepFailure::File { action: "start a thread for a step in", path, source };
-                    self.end(&id, &running, Err(Arc::new(failure)));
+                    self.in_progress().remove(&id);
+                    running.publish_ending(Err(Arc::new(failure)));
                 }
                 Ok((running, number))
             }
@@ -214,21 +221,16 @@ impl ResultCache {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread of a step: builds it and tells its clients.
-    fn run_to_end(&self, plan: &Plan, running: &Arc<Running>) {
+    /// The thread of a step: builds it, and says how that ended.
+    fn run_to_end(&self, plan: &Plan, running: &Arc<Running>) -> Ending {
         let built = catch_unwind(AssertUnwindSafe(|| self.execute(plan, running)));
-        let ending: Ending = match built {
+        // Out of the table before it has ended: whoever comes now looks at the store again.
+        self.in_progress().remove(&plan.id);
+        match built {
             Ok(Ok((snapshot, cached))) => Ok((Arc::new(snapshot), cached)),
             Ok(Err(failure)) => Err(Arc::new(failure)),
             Err(panic) => Err(Arc::new(StepFailure::Panicked(panic_text(&*panic)))),
-        };
-        self.end(&plan.id, running, ending);
-    }
-
-    fn end(&self, id: &ResultId, running: &Running, ending: Ending) {
-        // First out of the table: whoever comes now looks at the store again.
-        self.in_progress().remove(id);
-        running.publish_ending(ending);
+        }
     }
 
     fn execute(

@@ -183,7 +183,12 @@ impl Sandbox for ShellSandbox {
         Ok(stopped.unwrap_or(outcome(status)))
     }
 
-    fn run_on_terminal(&self, step: &Step, tree: &Path) -> Result<Outcome, SandboxError> {
+    fn run_on_terminal(
+        &self,
+        step: &Step,
+        tree: &Path,
+        _waiting: &dyn Fn(&str),
+    ) -> Result<Outcome, SandboxError> {
         let prepared = self.prepare(step, tree)?;
         let status =
             self.command(step, tree, &prepared).status().map_err(failed("run `unshare`"))?;

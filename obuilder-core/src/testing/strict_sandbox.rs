@@ -186,7 +186,12 @@ impl Sandbox for StrictSandbox {
         (self.script)(Call { step, tree, log, cancel })
     }
 
-    fn run_on_terminal(&self, step: &Step, tree: &Path) -> Result<Outcome, SandboxError> {
+    fn run_on_terminal(
+        &self,
+        step: &Step,
+        tree: &Path,
+        _waiting: &dyn Fn(&str),
+    ) -> Result<Outcome, SandboxError> {
         let _running = self.begin(step, tree);
         Ok(Outcome::Exited(0))
     }
