@@ -22,7 +22,7 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// Read this configuration file instead of the usual one [OBUILD_CONFIG]
+    /// Read this configuration file instead of the usual one (OBUILD_CONFIG)
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 }
