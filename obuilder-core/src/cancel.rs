@@ -75,14 +75,6 @@ impl Cancel {
         OnCancel { token: self.clone(), key: Some(key) }
     }
 
-    /// A token that is cancelled when this one is, and can be cancelled alone.
-    pub fn child(&self) -> (Self, OnCancel) {
-        let child = Self::new();
-        let token = child.clone();
-        let guard = self.on_cancel(move || token.cancel());
-        (child, guard)
-    }
-
     /// A descriptor that becomes readable when the token is cancelled, for `poll(2)`.
     pub fn readable(&self) -> io::Result<CancelFd> {
         let (read, write) = io::pipe()?;
