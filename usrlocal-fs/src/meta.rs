@@ -49,9 +49,9 @@ impl Meta {
         kind_of_mode(self.mode)
     }
 
-    /// Set-user-id, or set-group-id on something a group may execute.
+    /// Set-user-id or set-group-id.
     pub(crate) fn runs_as_another(&self) -> bool {
-        self.mode & 0o4000 != 0 || self.mode & 0o2010 == 0o2010
+        self.mode & 0o6000 != 0
     }
 
     /// The attributes as the kernel wants them, under the node number `node`.

@@ -142,7 +142,9 @@ impl Call<'_> {
         if self.caller.uid == 0 || !meta.runs_as_another() {
             return Ok(());
         }
-        let kept = if meta.mode & 0o010 != 0 { meta.mode & 0o1777 } else { meta.mode & 0o3777 };
+        // Set-group-id without the right to execute is another thing, and stays for members of the group.
+        let stays = meta.mode & 0o010 == 0 && meta.gid == self.caller.gid;
+        let kept = meta.mode & if stays { 0o3777 } else { 0o1777 };
         os::special::change_mode(fd.as_fd(), kept)
     }
 
