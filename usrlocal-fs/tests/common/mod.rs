@@ -1,6 +1,8 @@
 //! A stage for tests: trees, a scoreboard, and a server in a process of its own, all gone at the end.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
+pub mod plan;
+
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{chown, symlink};
