@@ -26,7 +26,7 @@ pub(crate) struct Core {
     pub(crate) files: Opened<OpenFile>,
     pub(crate) directories: Opened<OpenDirectory>,
     pub(crate) metrics: Metrics,
-    pub(crate) notices: Arc<Notices>,
+    pub(crate) notices: Notices,
     /// How long names and attributes below the first level are good.
     pub(crate) remember: Duration,
     /// Whether open files are handed to the kernel; turned off when it first refuses.
@@ -77,7 +77,7 @@ impl Call<'_> {
 
     /// How long attributes of `node` are good.
     pub(crate) fn attributes_last(&self, node: &Node) -> Duration {
-        self.names_last(node)
+        if node.has_risen() { Duration::ZERO } else { self.names_last(node) }
     }
 }
 

@@ -18,7 +18,6 @@ use rustix::io::Result;
 
 use crate::call::Operation;
 use crate::core::{Call, Core};
-use crate::node::TOP;
 use crate::ops::attributes::Changes;
 use crate::ops::extended::Value;
 use crate::ops::names::Found;
@@ -148,14 +147,12 @@ impl Filesystem for Fs {
         file: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
-        let answer = self.serve(request, Operation::Getattr, |call| {
+        match self.serve(request, Operation::Getattr, |call| {
             call.getattr(node.0, file.map(|file| file.0))
-        });
-        let send = move || match answer {
+        }) {
             Ok((attributes, last)) => reply.attr(&last, &attributes),
             Err(error) => reply.error(error),
-        };
-        if node.0 == TOP { self.0.notices.when_clear(send) } else { send() }
+        }
     }
 
     fn setattr(
@@ -259,7 +256,7 @@ impl Filesystem for Fs {
             Ok(rises) => {
                 reply.ok();
                 if let Some(name) = rises {
-                    self.0.notices.tell(name);
+                    self.0.notices.forget_name(name);
                 }
             }
             Err(error) => reply.error(error),

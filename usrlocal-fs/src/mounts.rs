@@ -76,7 +76,7 @@ impl Mounts {
                 files: Opened::default(),
                 directories: Opened::default(),
                 metrics: Metrics::default(),
-                notices: Arc::new(Notices::default()),
+                notices: Notices::default(),
                 remember: config.remember,
                 passthrough: AtomicBool::new(config.passthrough),
             });

@@ -1,6 +1,7 @@
 //! A file or directory of one view, as the kernel knows it.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use fuser::{BackingId, FileType};
@@ -25,6 +26,7 @@ pub(crate) struct Node {
     born: Option<Time>,
     handle: Handle,
     state: Mutex<State>,
+    risen: AtomicBool,
 }
 
 /// What of a node changes.
@@ -60,12 +62,30 @@ impl Node {
         born: Option<Time>,
         handle: Handle,
     ) -> Self {
-        Self { number, view, kind, born, handle, state: Mutex::default() }
+        Self {
+            number,
+            view,
+            kind,
+            born,
+            handle,
+            state: Mutex::default(),
+            risen: AtomicBool::new(false),
+        }
     }
 
     /// Whether it is the top directory of its view.
     pub(crate) fn is_top(&self) -> bool {
         self.number == TOP
+    }
+
+    /// Whether it was renamed to the top from below: its attributes are not to be remembered.
+    pub(crate) fn has_risen(&self) -> bool {
+        self.risen.load(Relaxed)
+    }
+
+    /// It is about to be renamed to the top.
+    pub(crate) fn rises(&self) {
+        self.risen.store(true, Relaxed);
     }
 
     /// Whether the file with `meta` is still this one. Where the filesystem does not know when files were made, handles tell.

@@ -1,137 +1,104 @@
 //! Telling the kernel that a name at the top is no longer good for everybody.
 //!
 //! A name that is renamed to the top from further below keeps the time that it was good for there, so the next user
-//! could meet it. The kernel is told right after the rename; until it has taken note, nobody passes the top:
-//! every way through it asks for its attributes first, and that answer waits.
+//! meets another's node. That node is marked and its attributes are no longer remembered, so whatever the next user
+//! does with it is asked of us, and refused as stale, whereupon the kernel looks the path up again. That costs a detour
+//! each time, so the kernel is also told to forget the name, as soon as it can: it takes note only when it lets go of
+//! the directory.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use crate::node::TOP;
 
-type Waiting = Box<dyn FnOnce() + Send>;
+const INVALIDATE_INODE: i32 = 2;
+const INVALIDATE_ENTRY: i32 = 3;
 
-/// Names that the kernel has yet to take note of, and who waits for that.
-#[derive(Default)]
-struct State {
-    pending: usize,
-    waiting: Vec<Waiting>,
-    sender: Option<Sender<CString>>,
+/// The way to the kernel.
+#[derive(Debug)]
+struct Way {
+    device: File,
+    names: Sender<CString>,
 }
 
-/// Tells the kernel of names.
-#[derive(Default)]
-pub(crate) struct Notices {
-    state: Mutex<State>,
-}
-
-impl std::fmt::Debug for Notices {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Notices").field("pending", &self.state().pending).finish()
-    }
-}
+/// Tells the kernel of names and attributes.
+#[derive(Debug, Default)]
+pub(crate) struct Notices(Mutex<Option<Way>>);
 
 impl Notices {
-    /// Begins to send notices through the kernel's `device`. The thread ends with [`Self::stop`].
-    pub(crate) fn start(self: &std::sync::Arc<Self>, device: OwnedFd) -> std::io::Result<()> {
-        let (sender, names) = channel();
-        self.state().sender = Some(sender);
-        let notices = self.clone();
-        let thread = thread::Builder::new().name("usrlocal-notices".into());
-        thread.spawn(move || notices.send(&names, File::from(device)))?;
+    /// Begins to send notices through the kernel's `device`. The thread for it ends with [`Self::stop`].
+    pub(crate) fn start(&self, device: OwnedFd) -> std::io::Result<()> {
+        let (sender, names) = channel::<CString>();
+        let device = File::from(device);
+        let mut own = device.try_clone()?;
+        let send = move || names.into_iter().for_each(|name| send(&mut own, &expire_name(&name)));
+        thread::Builder::new().name("usrlocal-notices".into()).spawn(send)?;
+        *self.way() = Some(Way { device, names: sender });
         Ok(())
     }
 
-    /// Ends the thread; who waits is answered.
+    /// Ends the thread.
     pub(crate) fn stop(&self) {
-        let mut state = self.state();
-        state.sender = None;
-        state.pending = 0;
-        let waiting = std::mem::take(&mut state.waiting);
-        drop(state);
-        waiting.into_iter().for_each(|answer| answer());
+        *self.way() = None;
     }
 
-    /// Announces that a name at the top is about to change.
-    pub(crate) fn announce(&self) {
-        self.state().pending += 1;
-    }
-
-    /// The change did not happen.
-    pub(crate) fn withdraw(&self) {
-        self.done();
-    }
-
-    /// The change has been answered: the kernel is told as soon as it lets go of the directory.
-    pub(crate) fn tell(&self, name: CString) {
-        let sent = self.state().sender.as_ref().is_some_and(|sender| sender.send(name).is_ok());
-        if !sent {
-            self.done();
+    /// The attributes of a node are no longer good. The kernel takes note at once.
+    pub(crate) fn forget_attributes(&self, number: u64) {
+        if let Some(way) = &mut *self.way() {
+            send(&mut way.device, &expire_attributes(number));
         }
     }
 
-    /// Gives an answer now, or when the kernel has taken note of all names.
-    pub(crate) fn when_clear(&self, answer: impl FnOnce() + Send + 'static) {
-        let mut state = self.state();
-        if state.pending == 0 {
-            drop(state);
-            answer();
-        } else {
-            state.waiting.push(Box::new(answer));
+    /// The name at the top is no longer good. Call it when the request that changed it has been answered.
+    pub(crate) fn forget_name(&self, name: CString) {
+        if let Some(way) = &*self.way() {
+            // The thread is there as long as the sender is, unless the mount is gone.
+            let _ = way.names.send(name);
         }
     }
 
-    fn send(&self, names: &Receiver<CString>, mut device: File) {
-        for name in names {
-            let notice = expire(&name);
-            let begun = Instant::now();
-            // The kernel answers ENOENT when it does not know the name (any more).
-            if let Err(error) = device.write(&notice)
-                && error.raw_os_error() != Some(libc::ENOENT)
-            {
-                tracing::warn!(?name, %error, "the kernel was not told of a renamed entry");
-            }
-            if begun.elapsed() > Duration::from_secs(1) {
-                tracing::warn!(?name, "the kernel was slow to take note of a renamed entry");
-            }
-            self.done();
-        }
+    fn way(&self) -> MutexGuard<'_, Option<Way>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn done(&self) {
-        let mut state = self.state();
-        state.pending = state.pending.saturating_sub(1);
-        if state.pending == 0 {
-            let waiting = std::mem::take(&mut state.waiting);
-            drop(state);
-            waiting.into_iter().for_each(|answer| answer());
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+fn send(device: &mut File, notice: &[u8]) {
+    // The kernel answers ENOENT when it does not know the name or the node (any more).
+    if let Err(error) = device.write(notice)
+        && error.raw_os_error() != Some(libc::ENOENT)
+    {
+        tracing::debug!(%error, "the kernel was not told of a renamed entry");
     }
 }
 
 /// The protocol's notice that `name` at the top is to be looked up again; what is below it stays known.
-fn expire(name: &CString) -> Vec<u8> {
-    const INVALIDATE_ENTRY: i32 = 3;
+fn expire_name(name: &CString) -> Vec<u8> {
     const EXPIRE_ONLY: u32 = 1;
-    let name_length = name.as_bytes().len() as u32;
-    let length = 32 + name_length + 1;
-    let mut notice = Vec::with_capacity(length as usize);
-    notice.extend(length.to_ne_bytes());
-    notice.extend(INVALIDATE_ENTRY.to_ne_bytes());
+    let mut body = TOP.to_ne_bytes().to_vec();
+    body.extend((name.as_bytes().len() as u32).to_ne_bytes());
+    body.extend(EXPIRE_ONLY.to_ne_bytes());
+    body.extend(name.as_bytes_with_nul());
+    notice(INVALIDATE_ENTRY, &body)
+}
+
+/// The protocol's notice that the attributes of a node are to be asked for again.
+fn expire_attributes(number: u64) -> Vec<u8> {
+    let nothing_read: i64 = -1;
+    let mut body = number.to_ne_bytes().to_vec();
+    body.extend(nothing_read.to_ne_bytes());
+    body.extend(0i64.to_ne_bytes());
+    notice(INVALIDATE_INODE, &body)
+}
+
+fn notice(code: i32, body: &[u8]) -> Vec<u8> {
+    let mut notice = (16 + body.len() as u32).to_ne_bytes().to_vec();
+    notice.extend(code.to_ne_bytes());
     notice.extend(0u64.to_ne_bytes());
-    notice.extend(TOP.to_ne_bytes());
-    notice.extend(name_length.to_ne_bytes());
-    notice.extend(EXPIRE_ONLY.to_ne_bytes());
-    notice.extend(name.as_bytes_with_nul());
+    notice.extend(body);
     notice
 }

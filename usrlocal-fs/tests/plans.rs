@@ -23,6 +23,9 @@ fn compare(seed: u64, here: &Path, there: &Path, steps: usize) {
     let mut done = Vec::new();
     for number in 0..steps {
         let step = Step::random(&mut dice);
+        if rises_as_symlink(&step, there) {
+            continue;
+        }
         let (got, want) = (shown.take(&step), plain.take(&step));
         assert!(
             got == want,
@@ -32,6 +35,16 @@ fn compare(seed: u64, here: &Path, there: &Path, steps: usize) {
         done.push(format!("{step:?}: {got}"));
     }
     assert_eq!(shown.all(), plain.all(), "after plan {seed}");
+}
+
+/// Renaming a symlink to the top from below is the one thing that is refused; see the crate's documentation.
+fn rises_as_symlink(step: &Step, there: &Path) -> bool {
+    let is_symlink =
+        |path: &str| there.join(path).symlink_metadata().is_ok_and(|meta| meta.is_symlink());
+    let deep = |path: &str| path.contains('/');
+    let Step::Rename(from, to, flags) = step else { return false };
+    (deep(from) && !deep(to) && is_symlink(from))
+        || (*flags == 2 && deep(to) && !deep(from) && is_symlink(to))
 }
 
 fn plain_directory(stage: &Stage, name: &str, user: u32) -> std::path::PathBuf {

@@ -106,22 +106,34 @@ impl Call<'_> {
             return Err(Errno::XDEV);
         }
         let rises = match (old.node.is_top(), new.node.is_top()) {
-            (false, true) => Some(new_name.clone()),
-            (true, false) if os::special::exchanges(flags) => Some(old_name.clone()),
+            (false, true) => Some((&old, &old_name, &new_name)),
+            (true, false) if os::special::exchanges(flags) => Some((&new, &new_name, &old_name)),
             _ => None,
         };
-        if rises.is_some() {
-            self.core.notices.announce();
+        if let Some((place, name, _)) = rises {
+            self.prepare_rise(place, name)?;
         }
         credentials::as_caller(self.caller, || {
             os::special::rename((old.fd.as_fd(), &old_name), (new.fd.as_fd(), &new_name), flags)
-        })
-        .inspect_err(|_| {
-            if rises.is_some() {
-                self.core.notices.withdraw();
-            }
         })?;
-        Ok(rises)
+        Ok(rises.map(|(.., name)| name.clone()))
+    }
+
+    /// Sees to it that an entry on its way to the top is not taken for another user's, see [`crate::notices`].
+    ///
+    /// A symlink cannot be made safe so, as the kernel remembers where it points without asking for anything: it has to be
+    /// made anew, as if the top were another filesystem.
+    fn prepare_rise(&self, from: &Place, name: &CStr) -> Result<()> {
+        let meta = os::meta::of_entry(from.fd.as_fd(), name)?;
+        if meta.kind() == fuser::FileType::Symlink {
+            return Err(Errno::XDEV);
+        }
+        let number = self.core.nodes.number(&from.node.view, meta.device, meta.inode);
+        if let Ok(node) = self.core.nodes.get(number) {
+            node.rises();
+            self.core.notices.forget_attributes(number);
+        }
+        Ok(())
     }
 
     fn place(&self, number: u64) -> Result<Place> {
