@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 use rustix::io::{Errno, Result};
 
 use crate::meta::{Meta, Time};
-use crate::os::handle::Handle;
+use crate::os::handle::{Handle, LOOK};
 use crate::view::View;
 
 /// The number of the top directory, which is another node for every view.
@@ -121,7 +121,7 @@ impl Node {
 
     /// A new descriptor to look at it or below it.
     pub(crate) fn reach(&self) -> Result<Arc<OwnedFd>> {
-        match self.handle.open(self.view.top.as_fd(), OFlags::PATH | OFlags::NOFOLLOW) {
+        match self.handle.open(self.view.top.as_fd(), LOOK) {
             Ok(fd) => Ok(Arc::new(fd)),
             Err(Errno::STALE) => self.state().open.upgrade().ok_or(Errno::STALE),
             Err(error) => Err(error),

@@ -1,4 +1,9 @@
 //! What programs expect of files.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test says what went wrong by failing"
+)]
 
 mod common;
 

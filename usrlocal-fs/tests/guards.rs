@@ -1,4 +1,9 @@
 //! A mount never outlives its server for long, and says what goes on in it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test says what went wrong by failing"
+)]
 
 mod common;
 

@@ -1,4 +1,9 @@
 //! Random plans come out as in a plain directory, for one user and for two at once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test says what went wrong by failing"
+)]
 
 mod common;
 

@@ -1,4 +1,9 @@
 //! Who sees what.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test says what went wrong by failing"
+)]
 
 mod common;
 

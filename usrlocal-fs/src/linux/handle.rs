@@ -7,6 +7,9 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 
+/// How a file is opened to be looked at, or below.
+pub(crate) const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW);
+
 const MOST: usize = libc::MAX_HANDLE_SZ as usize;
 
 /// How a node finds its file again.

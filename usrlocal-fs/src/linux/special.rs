@@ -4,8 +4,8 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Timestamps,
-    XattrFlags,
+    AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags,
+    Timestamps, Uid, XattrFlags,
 };
 use rustix::io::{Errno, Result};
 
@@ -52,6 +52,16 @@ pub(crate) fn make_node(dir: BorrowedFd<'_>, name: &CStr, mode: u32, device: u32
 /// Changes the mode of what `fd` is open on.
 pub(crate) fn change_mode(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
     rustix::fs::chmod(proc_path(fd), Mode::from_raw_mode(mode & 0o7777))
+}
+
+/// Changes the owner of what `fd` is open on, a symlink itself included.
+pub(crate) fn change_owner(fd: BorrowedFd<'_>, uid: Option<Uid>, gid: Option<Gid>) -> Result<()> {
+    rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)
+}
+
+/// Where the symlink that `fd` is open on points.
+pub(crate) fn read_link(fd: BorrowedFd<'_>) -> Result<Vec<u8>> {
+    rustix::fs::readlinkat(fd, c"", Vec::new()).map(CString::into_bytes)
 }
 
 /// Changes the times of what `fd` is open on, a symlink itself included.

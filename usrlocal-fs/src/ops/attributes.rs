@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, TimeOrNow};
-use rustix::fs::{AtFlags, Gid, OFlags, StatVfs, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
+use rustix::fs::{Gid, OFlags, StatVfs, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 use rustix::io::Result;
 
 use crate::core::Call;
@@ -64,7 +64,7 @@ impl Call<'_> {
     pub(crate) fn readlink(&self, number: u64) -> Result<Vec<u8>> {
         let node = self.node(number)?;
         let fd = self.descriptor(&node)?;
-        rustix::fs::readlinkat(&fd, c"", Vec::new()).map(std::ffi::CString::into_bytes)
+        os::special::read_link(fd.as_fd())
     }
 
     /// How full the filesystem of the caller's tree is.
@@ -100,7 +100,7 @@ impl Call<'_> {
 fn change(fd: &OwnedFd, changes: &Changes) -> Result<()> {
     if changes.uid.is_some() || changes.gid.is_some() {
         let (uid, gid) = (changes.uid.map(Uid::from_raw), changes.gid.map(Gid::from_raw));
-        rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH)?;
+        os::special::change_owner(fd.as_fd(), uid, gid)?;
     }
     if let Some(mode) = changes.mode {
         os::special::change_mode(fd.as_fd(), mode)?;

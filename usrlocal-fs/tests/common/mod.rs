@@ -1,5 +1,11 @@
 //! A stage for tests: trees, a scoreboard, and a server in a process of its own, all gone at the end.
-#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "each test program uses a part of it, and prints what it skips"
+)]
 
 pub mod plan;
 
