@@ -222,8 +222,8 @@ fn forest(stage: &Stage) -> Vec<String> {
 fn looking(stage: &Stage, paths: &[String]) {
     let look = |root: &Path| {
         let paths: Vec<_> = paths.iter().map(|path| root.join(path)).collect();
-        paths.iter().for_each(|path| drop(fs::symlink_metadata(path).unwrap()));
-        timed(|| paths.iter().for_each(|path| drop(fs::symlink_metadata(path).unwrap())))
+        paths.iter().for_each(|path| assert!(fs::symlink_metadata(path).is_ok()));
+        timed(|| paths.iter().for_each(|path| assert!(fs::symlink_metadata(path).is_ok())))
     };
     stage.compare("stat of 100,000 paths, repeated, each from `/`", look);
     stage.compare("stat of 100,000 paths, repeated, from a directory in the mount", |root| {
