@@ -49,14 +49,23 @@ impl Call<'_> {
         } else {
             let node = self.core.nodes.get(number)?;
             // A name that the kernel took from another user's view: let it look the whole path up again.
-            if node.view.owner.is_some_and(|owner| owner != self.caller.uid && self.caller.uid != 0)
-            {
+            if self.is_foreign(&node)? {
                 return Err(Errno::STALE);
             }
             node
         };
         node.view.counts.add(self.operation);
         Ok(node)
+    }
+
+    /// Whether the caller should not have met `node`. Root may come by a descriptor or a current directory that a user left it,
+    /// but not by a name at the top.
+    fn is_foreign(&self, node: &Node) -> Result<bool> {
+        let uid = self.caller.uid;
+        match node.view.owner {
+            Some(owner) => Ok(owner != uid && (uid != 0 || node.has_risen())),
+            None => Ok(node.has_risen() && self.core.views.has_entry(uid)?),
+        }
     }
 
     /// A descriptor to look at `node` or below it.

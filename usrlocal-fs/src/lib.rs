@@ -23,10 +23,19 @@
 //!
 //! # What it is not
 //!
-//! It does not choose the trees, and it does not protect a tree from its own user. Two users with one tree do not see
-//! each other's changes at once. On Linux, `getcwd(2)` of a process whose current directory lies directly in the mount
-//! point fails after another user has looked up the same name, until the process uses that path again; directories
-//! further below are not concerned.
+//! It does not choose the trees, and it does not protect a tree from its own user. While a uid is linked to a tree, that
+//! tree is written through the mount alone; [`Mounts::invalidate`] tells of anything else. Two users with one tree do not
+//! see each other's changes at once. A process that serves must not use its own mounts: killed while it waits for itself, it
+//! could not end.
+//!
+//! What the kernel has one of for all users shows at the first level, the names directly in the mount point:
+//!
+//! - On Linux `getcwd(2)` fails for a process whose current directory is one of them, after another user has looked up the
+//!   same name and until the process uses that path again. Directories further below are not concerned. So where users are
+//!   to work at one canonical home at once, let it lie a level or two below the mount: mount at `HOMES`, show trees that
+//!   hold `users/builder`, and `HOMES/users/builder` is a home in which every directory is safe.
+//! - A symlink cannot be renamed to the first level from further below (`EXDEV`, as between filesystems; `mv` copies it).
+//! - Every path from `/` asks the server twice. Relative paths from further below are answered by the kernel alone.
 //!
 //! Start at [`Mounts::serve`].
 

@@ -118,6 +118,15 @@ fn a_name_that_rises_to_the_top_is_not_anothers() {
             fs::rename(stage.mnt("d/file"), stage.mnt("risen")).unwrap();
             fs::rename(stage.mnt("d/sub"), stage.mnt("dir")).unwrap();
         });
+        for user in [BEN, 0] {
+            as_user(user, || {
+                assert_eq!(
+                    errno(fs::read(stage.mnt("risen"))),
+                    libc::ENOENT,
+                    "{user} in round {round}"
+                )
+            });
+        }
         as_user(BEN, || {
             for path in ["risen", "dir", "dir/inner"] {
                 assert_eq!(
