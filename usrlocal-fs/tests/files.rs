@@ -111,7 +111,7 @@ fn a_name_that_rises_to_the_top_is_not_anothers() {
     }
     let stage = stage(&[]);
     as_user(ANN, || fs::create_dir_all(stage.mnt("d/sub"))).unwrap();
-    for round in 0..300 {
+    for round in 0..150 {
         as_user(ANN, || {
             fs::write(stage.mnt("d/file"), "ann's").unwrap();
             fs::write(stage.mnt("d/sub/inner"), "ann's").unwrap();
@@ -196,7 +196,7 @@ fn listings_stay_right_while_entries_come_and_go() {
         let dir = stage.mnt(dir);
         as_user(ANN, || {
             fs::create_dir_all(&dir).unwrap();
-            for number in 0..2000 {
+            for number in 0..600 {
                 fs::write(dir.join(format!("stay-{number}")), "").unwrap();
                 fs::write(dir.join(format!("go-{number}")), "").unwrap();
             }
@@ -204,16 +204,16 @@ fn listings_stay_right_while_entries_come_and_go() {
             for (number, entry) in fs::read_dir(&dir).unwrap().enumerate() {
                 let name = entry.unwrap().file_name().into_string().unwrap();
                 assert!(seen.insert(name.clone()), "{name} twice");
-                if number < 2000 {
+                if number < 600 {
                     fs::remove_file(dir.join(format!("go-{number}"))).unwrap();
                     fs::write(dir.join(format!("come-{number}")), "").unwrap();
                 }
             }
-            assert_eq!(seen.iter().filter(|name| name.starts_with("stay-")).count(), 2000);
+            assert_eq!(seen.iter().filter(|name| name.starts_with("stay-")).count(), 600);
             let again = fs::read_dir(&dir).unwrap().count();
             assert_eq!(
                 again,
-                4000 + usize::from(dir == stage.mnt("") && dir.join("below").exists())
+                1200 + usize::from(dir == stage.mnt("") && dir.join("below").exists())
             );
         });
     }

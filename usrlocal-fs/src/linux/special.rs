@@ -145,6 +145,11 @@ pub(crate) fn device_without_asking(path: &CStr) -> Result<u64> {
     Ok(rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor))
 }
 
+/// Brings the data of an open file to the disk.
+pub(crate) fn sync_data(fd: &OwnedFd) -> Result<()> {
+    rustix::fs::fdatasync(fd)
+}
+
 /// A duplicate that stands for the same open file.
 pub(crate) fn duplicate(fd: &OwnedFd) -> Result<OwnedFd> {
     rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3)

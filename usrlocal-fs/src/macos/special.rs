@@ -46,7 +46,7 @@ pub(crate) fn link(file: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> Re
 pub(crate) fn make_node(dir: BorrowedFd<'_>, name: &CStr, mode: u32, _device: u32) -> Result<()> {
     let bits = Mode::from_raw_mode((mode & 0o7777) as u16);
     match FileType::from_raw_mode((mode & 0o170_000) as u16) {
-        FileType::Fifo => rustix::fs::mkfifoat(dir, name, bits),
+        FileType::Fifo => make_fifo(dir, name, mode),
         FileType::RegularFile => {
             let flags =
                 OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -54,6 +54,19 @@ pub(crate) fn make_node(dir: BorrowedFd<'_>, name: &CStr, mode: u32, _device: u3
         }
         _ => Err(Errno::PERM),
     }
+}
+
+fn make_fifo(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<()> {
+    let meta = super::meta::of_fd(dir)?;
+    let mut place = path(meta.device, meta.inode).into_bytes();
+    place.push(b'/');
+    place.extend(name.to_bytes());
+    let place = CString::new(place).expect("neither part holds a NUL");
+    // SAFETY: a C string and a plain number.
+    if unsafe { libc::mkfifo(place.as_ptr(), (mode & 0o7777) as libc::mode_t) } != 0 {
+        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
+    }
+    Ok(())
 }
 
 /// Changes the mode of what `fd` is open on.
@@ -154,6 +167,11 @@ pub(crate) fn reopen_directory(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
 /// What is at `path`: the device it lies on.
 pub(crate) fn device_without_asking(path: &CStr) -> Result<u64> {
     rustix::fs::stat(path).map(|stat| stat.st_dev as u64)
+}
+
+/// Brings the data of an open file to the disk.
+pub(crate) fn sync_data(fd: &OwnedFd) -> Result<()> {
+    rustix::fs::fsync(fd)
 }
 
 /// A duplicate that stands for the same open file.

@@ -217,5 +217,5 @@ impl Call<'_> {
 }
 
 fn sync(fd: &OwnedFd, data_only: bool) -> Result<()> {
-    if data_only { rustix::fs::fdatasync(fd) } else { rustix::fs::fsync(fd) }
+    if data_only { os::special::sync_data(fd) } else { rustix::fs::fsync(fd) }
 }
