@@ -188,6 +188,8 @@ fn reading(stage: &Stage) {
         })
     });
     stage.compare("sequential writes, 1 MiB each", |path| {
+        let _ = fs::remove_file(path.join("written"));
+        Command::new("sync").status().unwrap();
         let file = File::create(path.join("written")).unwrap();
         let room = vec![1; MEGABYTE];
         timed(|| {

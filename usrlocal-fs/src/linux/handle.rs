@@ -55,19 +55,6 @@ impl Handle {
         }
     }
 
-    /// The inode number that the handle holds, where its form is known.
-    pub(crate) fn inode(&self) -> Option<u64> {
-        match self {
-            Self::Named { kind: 1 | 2, bytes } => {
-                Some(u64::from(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?)))
-            }
-            Self::Named { kind: 0x81 | 0x82, bytes } => {
-                Some(u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?))
-            }
-            _ => None,
-        }
-    }
-
     /// Whether both are the same file, as far as the handles tell.
     pub(crate) fn same(&self, other: &Self) -> bool {
         match (self, other) {

@@ -39,14 +39,6 @@ impl Handle {
         Ok(Self::Named { device: meta.device, inode: meta.inode })
     }
 
-    /// The inode number that the handle holds.
-    pub(crate) fn inode(&self) -> Option<u64> {
-        match self {
-            Self::Named { inode, .. } => Some(*inode),
-            Self::Held(_) => None,
-        }
-    }
-
     /// Whether both are the same file, as far as the handles tell.
     pub(crate) fn same(&self, other: &Self) -> bool {
         match (self, other) {

@@ -168,12 +168,12 @@ impl Call<'_> {
                 return os::handle::Handle::held(dir, name);
             }
             let handle = os::handle::Handle::of_entry(dir, name)?;
-            // The entry may have been replaced since its attributes were read.
-            let inode = match handle.inode() {
-                Some(inode) => inode,
-                None => os::meta::of_entry(dir, name)?.inode,
-            };
-            if inode == meta.inode { Ok(handle) } else { Err(Errno::STALE) }
+            // The entry may have been replaced since its attributes were read. (Handles are opaque: no two filesystems put
+            // the same into them.)
+            let again = os::meta::of_entry(dir, name)?;
+            let same =
+                (again.inode, again.born, again.kind()) == (meta.inode, meta.born, meta.kind());
+            if same { Ok(handle) } else { Err(Errno::STALE) }
         })
     }
 
