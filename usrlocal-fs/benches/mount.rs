@@ -16,7 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const USERS: [u32; 2] = [1_200_001, 1_200_002];
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 const MEGABYTE: usize = 1 << 20;
 /// Size of the file that is read and written.
 const FILE: usize = 256 * MEGABYTE;
