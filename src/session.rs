@@ -35,16 +35,18 @@ pub(crate) fn sandbox(settings: &Settings) -> Result<Arc<dyn Sandbox>, CommandEr
 
 /// Makes the sandbox, as what it is.
 pub(crate) fn build_user_sandbox(settings: &Settings) -> Result<BuildUserSandbox, CommandError> {
-    let (uid, user_name) = settings.user()?;
-    let config = Config { uid, user_name, ..Config::new(settings.home()) };
+    let hidden = vec![settings.store()?.path];
+    let config = Config { users: settings.users()?, hidden, ..Config::new(settings.home()) };
     Ok(BuildUserSandbox::new(config)?)
 }
 
-/// Everything a build needs.
+/// Everything a build needs; what a killed one has left running is ended.
 pub(crate) fn builder(settings: &Settings) -> Result<Builder, CommandError> {
     let cache = cache(settings)?;
+    let sandbox = build_user_sandbox(settings)?;
+    sandbox.recover()?;
     let fetcher: Arc<dyn Fetcher> = Arc::new(DirFetcher::new(settings.image_dirs()));
-    Ok(Builder { cache, sandbox: sandbox(settings)?, fetcher })
+    Ok(Builder { cache, sandbox: Arc::new(sandbox), fetcher })
 }
 
 /// Says where the store is and how trees get into it.

@@ -21,7 +21,7 @@ fn main() {
     let sandbox = user.sandbox();
     let tree = user.dir().join("tree/rootfs");
     std::fs::create_dir_all(&tree).unwrap();
-    let owner = sandbox.ensure_user().unwrap().map(|user| user.owner);
+    let owner = sandbox.ensure_users().unwrap().first().map(|user| user.owner);
     let bare = || {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "true"]).stdin(Stdio::null()).stdout(Stdio::null()).env_clear();

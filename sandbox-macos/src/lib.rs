@@ -13,11 +13,14 @@ mod error;
 
 mod config;
 mod paths;
+mod slot;
 
 mod beneath;
+mod canonical;
 mod home;
 mod lock;
 mod mounts;
+mod pool;
 mod stuck;
 mod tree;
 mod user;
@@ -28,6 +31,7 @@ mod jobs;
 mod kill;
 mod launch;
 mod relay;
+mod run;
 mod terminal;
 
 mod sandbox;
@@ -42,7 +46,7 @@ use linux as platform;
 #[cfg(target_os = "macos")]
 use macos as platform;
 
-pub use config::Config;
+pub use config::{Account, Config, Isolation};
 pub use error::Error;
 pub use sandbox::BuildUserSandbox;
-pub use user::{BuildUser, remove_user};
+pub use user::BuildUser;

@@ -30,22 +30,32 @@ pub(crate) struct Lock {
 impl Lock {
     /// Takes the lock, telling `waiting` once if that takes time; [`Error::Cancelled`] if `cancel` comes first.
     pub(crate) fn acquire(path: &Path, cancel: &Cancel, waiting: impl Fn()) -> Result<Self> {
-        let action = || format!("lock `{}`", path.display());
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        let (mut file, fresh) = match options.open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                (options.create(true).open(path).map_err(Error::io(action()))?, true)
-            }
-            opened => (opened.map_err(Error::io(action()))?, false),
-        };
+        Self::wait(path, FlockOperation::NonBlockingLockExclusive, cancel, waiting)
+    }
+
+    /// Takes the lock together with others who share it, likewise.
+    pub(crate) fn share(path: &Path, cancel: &Cancel, waiting: impl Fn()) -> Result<Self> {
+        Self::wait(path, FlockOperation::NonBlockingLockShared, cancel, waiting)
+    }
+
+    /// Takes the lock if nobody else has it.
+    pub(crate) fn attempt(path: &Path) -> Result<Option<Self>> {
+        let (file, fresh) = open(path)?;
+        match lock(&file, path, FlockOperation::NonBlockingLockExclusive)? {
+            true => Self::taken(file, path, fresh).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn wait(
+        path: &Path,
+        operation: FlockOperation,
+        cancel: &Cancel,
+        waiting: impl Fn(),
+    ) -> Result<Self> {
+        let (file, fresh) = open(path)?;
         let mut told = false;
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(rustix::io::Errno::WOULDBLOCK) => {}
-                Err(error) => return Err(Error::io(action())(error)),
-            }
+        while !lock(&file, path, operation)? {
             if !std::mem::replace(&mut told, true) {
                 waiting();
             }
@@ -53,8 +63,12 @@ impl Lock {
                 return Err(Error::Cancelled);
             }
         }
+        Self::taken(file, path, fresh)
+    }
+
+    fn taken(mut file: File, path: &Path, fresh: bool) -> Result<Self> {
         let mut text = String::new();
-        file.read_to_string(&mut text).map_err(Error::io(action()))?;
+        file.read_to_string(&mut text).map_err(Error::io(format!("read `{}`", path.display())))?;
         Ok(Self { file, path: path.to_owned(), text, fresh })
     }
 
@@ -77,5 +91,27 @@ impl Lock {
         set(text).map_err(Error::io(format!("write `{}`", self.path.display())))?;
         text.clone_into(&mut self.text);
         Ok(())
+    }
+}
+
+/// Opens the file of a lock; says whether it was made.
+fn open(path: &Path) -> Result<(File, bool)> {
+    let action = || format!("open the lock `{}`", path.display());
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok((options.create(true).open(path).map_err(Error::io(action()))?, true))
+        }
+        opened => Ok((opened.map_err(Error::io(action()))?, false)),
+    }
+}
+
+/// Tries to lock; says whether that succeeded.
+fn lock(file: &File, path: &Path, operation: FlockOperation) -> Result<bool> {
+    match flock(file, operation) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(Error::io(format!("lock `{}`", path.display()))(error)),
     }
 }

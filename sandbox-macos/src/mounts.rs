@@ -15,6 +15,7 @@ use crate::beneath::{Missing, Spot, give, open_root, spot};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::home::{not_renamed, private_dir};
+use crate::slot::Slot;
 use crate::{stuck, tree};
 
 /// What a step wants placed, with its targets found.
@@ -96,7 +97,7 @@ enum Undo {
 
 /// What has been placed in a home.
 pub(crate) struct Mounts<'a> {
-    config: &'a Config,
+    slot: &'a Slot,
     owner: Option<Owner>,
     /// The tree, wherever its step may have moved it; open if anything is to be placed in it.
     tree: Option<OwnedFd>,
@@ -107,8 +108,8 @@ pub(crate) struct Mounts<'a> {
 
 impl<'a> Mounts<'a> {
     /// Nothing yet; what will be placed is `owner`'s, if there is one.
-    pub(crate) fn new(config: &'a Config, owner: Option<Owner>) -> Self {
-        Self { config, owner, tree: None, undo: Vec::new(), aside: false, secrets: false }
+    pub(crate) fn new(slot: &'a Slot, owner: Option<Owner>) -> Self {
+        Self { slot, owner, tree: None, undo: Vec::new(), aside: false, secrets: false }
     }
 
     /// Finds `target` in the tree.
@@ -122,12 +123,12 @@ impl<'a> Mounts<'a> {
         if wanted.caches.is_empty() && wanted.secrets.is_empty() {
             return Ok(());
         }
-        self.tree = Some(open_root(&self.config.home)?);
+        self.tree = Some(open_root(&self.slot.place)?);
         for (lease, target) in &wanted.caches {
             tree::give(lease, self.owner)?;
             let spot = self.clear_spot(target)?;
             spot.rename_in(lease)
-                .map_err(|error| not_renamed(error.into(), lease, &self.config.home))?;
+                .map_err(|error| not_renamed(error.into(), lease, &self.slot.place))?;
             self.undo.push(Undo::Cache(target.clone(), lease.to_path_buf()));
         }
         if wanted.secrets.is_empty() { Ok(()) } else { self.place_secrets(wanted) }
@@ -135,7 +136,7 @@ impl<'a> Mounts<'a> {
 
     fn place_secrets(&mut self, wanted: &Wanted<'_>) -> Result<()> {
         let owner = self.owner;
-        let dir = self.config.beside(".secrets");
+        let dir = self.slot.beside(".secrets");
         self.secrets = true;
         private_dir(&dir, owner)?;
         let opened = open_root(&dir)?;
@@ -160,7 +161,7 @@ impl<'a> Mounts<'a> {
         let found = found?.ok_or_else(|| Error::NotADirectory(target.to_owned()))?;
         let action = || format!("set `{}` in the tree aside", target.display());
         if found.found().map_err(Error::io(action()))?.is_some() {
-            let aside = self.config.beside(".aside");
+            let aside = self.slot.beside(".aside");
             if !std::mem::replace(&mut self.aside, true) {
                 private_dir(&aside, None)?;
             }
@@ -181,7 +182,7 @@ impl<'a> Mounts<'a> {
     }
 
     fn clear(&self, suffix: &str) -> Result<()> {
-        stuck::clear(self.config, &self.config.beside(suffix))
+        stuck::clear(self.slot, &self.slot.beside(suffix))
     }
 
     /// Removes the secrets alone.

@@ -20,7 +20,7 @@ use obuilder_core::error::SandboxError;
 use obuilder_core::step::{CacheMount, Outcome, SecretMount, Step};
 use obuilder_core::testing::sandbox::step;
 use obuilder_core::{BuildLog, Cancel, Sandbox};
-use sandbox_macos::{BuildUserSandbox, Config};
+use sandbox_macos::{Account, BuildUserSandbox, Config};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -47,7 +47,7 @@ fn secrets_outside_the_home_are_in_their_directory_alone() {
     fixture.sandbox.check(&step).unwrap();
     let tree = fixture.tree("tree");
     let (outcome, text) = fixture.run(&step, &tree);
-    let name = if is_root() { user.config.user_name.clone() } else { whoami() };
+    let name = if is_root() { user.name() } else { whoami() };
     assert_eq!((outcome, text), (Outcome::Exited(0), format!("700 {name}\n400 {name}\n1\n2\n")));
     assert_eq!(fs::read_dir(&tree).unwrap().count(), 0);
     assert_eq!(user.left_behind(), Vec::<String>::new());
@@ -172,7 +172,7 @@ fn victim() {
 
 fn victims_config(dir: &Path, uid: u32) -> Config {
     let mut config = Config::new(dir.join("home"));
-    (config.uid, config.user_name, config.lock_dir) = (uid, format!("obt{uid}"), dir.join("locks"));
+    (config.users, config.lock_dir) = (Account::several("obt", uid, 1), dir.join("locks"));
     config
 }
 
@@ -195,7 +195,7 @@ fn a_killed_run_is_cleared_by_the_next() {
     let home = &user.config.home;
     let mut victim = Command::new(std::env::current_exe().unwrap());
     victim.args(["--exact", "victim", "--nocapture"]).stdout(Stdio::null()).stderr(Stdio::null());
-    victim.env(VICTIM, format!("{} {}", user.dir().display(), user.config.uid));
+    victim.env(VICTIM, format!("{} {}", user.dir().display(), user.uid()));
     let mut victim = victim.spawn().unwrap();
     until("the victim's step runs", || home.join("ready").exists());
     // Held open, the pipe is still there to ask when the tree has been removed.
@@ -208,7 +208,7 @@ fn a_killed_run_is_cleared_by_the_next() {
     assert_eq!(next.0, Outcome::Exited(0));
     if is_root() {
         // The shell, ps and wc; zombies may stay for as long as nobody reaps them.
-        let alive = sleepers(user.config.uid);
+        let alive = sleepers(user.uid());
         assert_eq!(alive, 0, "a sleeper of the killed step lives");
     }
     assert!(!next.1.contains("ready"), "{}", next.1);
@@ -232,7 +232,7 @@ fn a_killed_run_takes_its_step_with_it_when_not_root() {
     fixture.tree("tree");
     let mut victim = Command::new(std::env::current_exe().unwrap());
     victim.args(["--exact", "victim", "--nocapture"]).stdout(Stdio::null()).stderr(Stdio::null());
-    victim.env(VICTIM, format!("{} {}", user.dir().display(), user.config.uid));
+    victim.env(VICTIM, format!("{} {}", user.dir().display(), user.uid()));
     let mut victim = victim.spawn().unwrap();
     let alive = user.config.home.join("alive");
     until("the victim's step runs", || user.config.home.join("ready").exists());
@@ -314,7 +314,7 @@ fn what_was_started_between_steps_does_not_run_beside_the_next() {
     assert_eq!(fixture.sh("true").0, Outcome::Exited(0));
     // As cron would.
     let mut job = Command::new("sleep");
-    std::os::unix::process::CommandExt::uid(&mut job, user.config.uid);
+    std::os::unix::process::CommandExt::uid(&mut job, user.uid());
     let mut job = job.arg("20").spawn().unwrap();
     let (outcome, text) = fixture.sh("ps -o stat=,comm= -u $(id -u)");
     assert_eq!(outcome, Outcome::Exited(0));
@@ -334,7 +334,7 @@ fn a_user_is_not_removed_while_its_step_runs() {
     std::thread::scope(|scope| {
         let running = scope.spawn(|| fixture.run(&step("sleep 0.5; echo done"), &tree));
         until("the step runs", || user.config.home.exists());
-        assert!(sandbox_macos::remove_user(&user.config).unwrap());
+        assert_eq!(user.sandbox().remove_users().unwrap(), [user.name()]);
         assert_eq!(running.join().unwrap(), (Outcome::Exited(0), "done\n".to_owned()));
     });
 }
@@ -406,7 +406,7 @@ fn what_comes_back_into_the_tree_is_its_owners() {
     assert_eq!(fs::read_to_string(tree.join("a/b/one")).unwrap(), "own");
     let uid =
         |path: &str| std::os::unix::fs::MetadataExt::uid(&tree.join(path).metadata().unwrap());
-    let expected = if is_root() { user.config.uid } else { nix::unistd::geteuid().as_raw() };
+    let expected = if is_root() { user.uid() } else { nix::unistd::geteuid().as_raw() };
     assert_eq!([uid("a"), uid("a/b")], [expected; 2]);
 }
 

@@ -59,6 +59,7 @@ impl Set for Uses {
         Key::Home,
         Key::Uid,
         Key::UserPrefix,
+        Key::Slots,
     ];
 }
 

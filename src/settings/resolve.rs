@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fetch_dir::ImageDir;
+use sandbox_macos::Account;
 
 use super::config::ConfigFile;
 use super::place::Place;
@@ -116,11 +117,17 @@ impl Settings {
         self.text(Key::Home).into()
     }
 
-    /// Number and name of the build user.
-    pub(crate) fn user(&self) -> Result<(u32, String), CommandError> {
-        let uid = self.text(Key::Uid);
-        let number = uid.parse().map_err(|_| CommandError::usage("`uid` is not a number"))?;
-        Ok((number, format!("{}{uid}", self.text(Key::UserPrefix))))
+    /// The build users, one for each slot.
+    pub(crate) fn users(&self) -> Result<Vec<Account>, CommandError> {
+        let number = |key: Key, name: &str| {
+            let wrong = |_| CommandError::usage(format!("`{name}` is not a number"));
+            self.text(key).parse::<u32>().map_err(wrong)
+        };
+        let (first, slots) = (number(Key::Uid, "uid")?, number(Key::Slots, "slots")?);
+        if first.checked_add(slots).is_none() {
+            return Err(CommandError::usage(format!("there are no {slots} users from {first} on")));
+        }
+        Ok(Account::several(self.text(Key::UserPrefix), first, slots as usize))
     }
 
     /// Longest time for one step.

@@ -23,6 +23,8 @@ pub(crate) enum Key {
     Uid,
     /// What the build user's name begins with.
     UserPrefix,
+    /// How many steps may run at once.
+    Slots,
     /// Longest time for one step.
     Timeout,
     /// Whether failed trees are kept.
@@ -79,7 +81,7 @@ impl Setting {
 }
 
 /// Every setting, in the order of [`Key`].
-pub(crate) static SETTINGS: [Setting; 12] = [
+pub(crate) static SETTINGS: [Setting; 13] = [
     Setting {
         key: Key::Store,
         name: "store",
@@ -127,7 +129,7 @@ pub(crate) static SETTINGS: [Setting; 12] = [
         key: Key::Uid,
         name: "uid",
         value_name: "N",
-        help: "Number of the build user; only root uses it",
+        help: "Number of the first build user; only root uses it",
         form: Form::One,
         check: uid,
         default: |_, _| vec!["705".into()],
@@ -136,10 +138,19 @@ pub(crate) static SETTINGS: [Setting; 12] = [
         key: Key::UserPrefix,
         name: "user-prefix",
         value_name: "NAME",
-        help: "What the build user's name begins with; its number follows",
+        help: "What a build user's name begins with; its number follows",
         form: Form::One,
         check: user_prefix,
         default: |_, _| vec!["mac".into()],
+    },
+    Setting {
+        key: Key::Slots,
+        name: "slots",
+        value_name: "N",
+        help: "Run this many steps at once, each as a build user of its own; only root can",
+        form: Form::One,
+        check: slots,
+        default: |_, _| vec!["1".into()],
     },
     Setting {
         key: Key::Timeout,
@@ -197,6 +208,9 @@ pub(crate) static SETTINGS: [Setting; 12] = [
     },
 ];
 
+/// More build users than this are a slip of the finger.
+const MOST_SLOTS: u32 = 256;
+
 /// Reads the value of a [`Form::Switch`].
 pub(crate) fn switch(text: &str) -> Result<bool, String> {
     match text {
@@ -223,6 +237,13 @@ fn uid(text: &str) -> Result<(), String> {
         // The last number means "no change" to the kernel.
         Ok(number) if number < u32::MAX => Ok(()),
         _ => Err(format!("`{text}` is not a user number")),
+    }
+}
+
+fn slots(text: &str) -> Result<(), String> {
+    match text.parse::<u32>() {
+        Ok(1..=MOST_SLOTS) => Ok(()),
+        _ => Err(format!("`{text}` is not a number from 1 to {MOST_SLOTS}")),
     }
 }
 
@@ -270,6 +291,7 @@ mod tests {
             (Key::Uid, "705", "0"),
             (Key::Uid, "1", "4294967295"),
             (Key::UserPrefix, "mac", "Mac"),
+            (Key::Slots, "2", "0"),
             (Key::Timeout, "5m", "5"),
             (Key::KeepFailed, "yes", "maybe"),
             (Key::Progress, "json", "xml"),

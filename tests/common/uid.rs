@@ -6,7 +6,7 @@ use std::process::Command;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
-use sandbox_macos::Config;
+use sandbox_macos::{Account, BuildUserSandbox, Config};
 
 /// What the names of build users in tests begin with.
 pub const PREFIX: &str = "obtest";
@@ -62,8 +62,9 @@ impl Drop for UidLease {
         if !geteuid().is_root() {
             return;
         }
-        let config = Config { uid: self.number, user_name: self.name(), ..Config::new("/nowhere") };
-        if let Err(error) = sandbox_macos::remove_user(&config) {
+        let users = vec![Account { name: self.name(), uid: self.number }];
+        let config = Config { users, ..Config::new("/nowhere") };
+        if let Err(error) = BuildUserSandbox::new(config).and_then(|made| made.remove_users()) {
             let _ = writeln!(std::io::stderr(), "failed to remove `{}`: {error}", self.name());
         }
     }

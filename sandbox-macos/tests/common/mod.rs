@@ -9,7 +9,7 @@ use std::path::Path;
 
 use obuilder_core::testing::sandbox::Fixture;
 use rustix::fs::{FlockOperation, flock};
-use sandbox_macos::{BuildUserSandbox, Config, remove_user};
+use sandbox_macos::{Account, BuildUserSandbox, Config};
 
 /// Where the uids of tests begin.
 const FIRST_UID: u32 = 61_000;
@@ -28,7 +28,7 @@ impl TestUser {
         fs::set_permissions(scratch.path(), Permissions::from_mode(0o755)).unwrap();
         let (uid, lock) = (FIRST_UID..).find_map(|uid| Some((uid, free(uid)?))).unwrap();
         let mut config = Config::new(scratch.path().join("home"));
-        (config.uid, config.user_name) = (uid, format!("obt{uid}"));
+        config.users = Account::several("obt", uid, 1);
         config.lock_dir = scratch.path().join("locks");
         Self { config, _uid: lock, _scratch: scratch }
     }
@@ -52,6 +52,14 @@ impl TestUser {
         names.filter(|name| !["scratch", "locks", "home.lock"].contains(&name.as_str())).collect()
     }
 
+    pub(crate) fn uid(&self) -> u32 {
+        self.config.users[0].uid
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.config.users[0].name.clone()
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         self.config.home.parent().unwrap()
     }
@@ -68,9 +76,9 @@ fn free(uid: u32) -> Option<File> {
 impl Drop for TestUser {
     fn drop(&mut self) {
         if is_root()
-            && let Err(error) = remove_user(&self.config)
+            && let Err(error) = self.sandbox().remove_users()
         {
-            eprintln!("failed to remove {}: {error}", self.config.user_name);
+            eprintln!("failed to remove {}: {error}", self.name());
         }
     }
 }

@@ -22,13 +22,13 @@ const LOW_INODES: u64 = 20_000;
 pub(super) fn all(settings: &Settings) -> Result<Vec<Check>, CommandError> {
     let store = settings.store()?.path;
     let home = settings.home();
-    let (uid, name) = settings.user()?;
+    let users = settings.users()?;
     let root = geteuid().is_root();
     let mut checks = vec![isolation(root)];
     if root {
-        checks.push(build_user(uid, &name));
+        checks.extend(users.iter().map(|user| build_user(user.uid, &user.name)));
         checks.push(reachable(&home));
-        checks.push(leftovers(uid));
+        checks.extend(users.iter().map(|user| leftovers(user.uid)));
         checks.push(network(settings));
     }
     checks.extend([shell(), store_dir(settings, &store), one_volume(&store, &home)]);

@@ -1,0 +1,198 @@
+//! The pool of slots: which build user runs a step.
+//!
+//! Each build user has a lock that is good for the whole machine, so several processes share one pool. The lock's text says
+//! whether the user may have processes: a killed run leaves it, and the next one that takes the user kills them first.
+//! A user whose processes outlive SIGKILL is put aside until they have gone; the others go on.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use obuilder_core::Cancel;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::kill::{everything_of, names};
+use crate::lock::Lock;
+use crate::slot::Slot;
+use crate::user::{self, BuildUser, closed_ancestor};
+
+/// Text of a user's lock while a step may run.
+const BUSY: &str = "a step runs";
+/// Text of the lock of a user who has unkillable processes.
+const ASIDE: &str = "put aside";
+/// How often a waiting step looks for a free slot.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// The slots of one sandbox.
+pub(crate) struct Pool {
+    slots: Vec<Slot>,
+    users: Mutex<HashMap<u32, BuildUser>>,
+}
+
+/// A slot that is ours, with nothing of its user running.
+pub(crate) struct Taken {
+    pub(crate) slot: Slot,
+    pub(crate) user: BuildUser,
+    lock: Lock,
+}
+
+/// What came of trying to take a slot.
+enum Tried {
+    Taken(Taken),
+    /// Somebody else has it.
+    Busy,
+    /// It has processes that cannot be killed: which.
+    Aside(String),
+}
+
+impl Pool {
+    /// The slots of `config`.
+    pub(crate) fn new(config: &Config) -> Self {
+        Self { slots: config.slots(), users: Mutex::default() }
+    }
+
+    /// All slots.
+    pub(crate) fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// Takes a free slot, if possible the one whose user has the number `preferred`. Needs root.
+    pub(crate) fn take(
+        &self,
+        preferred: Option<u32>,
+        cancel: &Cancel,
+        waiting: &dyn Fn(&str),
+    ) -> Result<Taken> {
+        let mut order: Vec<_> = self.slots.iter().collect();
+        order.sort_by_key(|slot| Some(slot.user.uid) != preferred);
+        let mut first = true;
+        loop {
+            let mut aside = Vec::new();
+            for slot in &order {
+                match self.try_slot(slot, first)? {
+                    Tried::Taken(taken) => return Ok(taken),
+                    Tried::Busy => {}
+                    Tried::Aside(what) => aside.push(what),
+                }
+            }
+            if aside.len() == order.len() {
+                return Err(Error::Survivors(aside.join("; ")));
+            }
+            if std::mem::take(&mut first) {
+                waiting(&self.busy());
+            }
+            if cancel.wait_timeout(PATIENCE) {
+                return Err(Error::Cancelled);
+            }
+        }
+    }
+
+    /// What a step waits for.
+    fn busy(&self) -> String {
+        match &self.slots[..] {
+            [slot] => format!("build user `{}` runs another step", slot.user.name),
+            slots => format!("all {} slots run other steps", slots.len()),
+        }
+    }
+
+    /// Takes `slot` if it is free and well; whether one that was put aside has become well is looked at if `look` says so.
+    fn try_slot(&self, slot: &Slot, look: bool) -> Result<Tried> {
+        user::make_lock_dir(slot)?;
+        let Some(mut lock) = Lock::attempt(&slot.lock_path())? else { return Ok(Tried::Busy) };
+        if lock.is_fresh() {
+            // Until everything has been killed, the next one must try too.
+            lock.set_text(BUSY)?;
+        }
+        let user = self.known(slot)?;
+        if let Some(alive) = clear(slot, &mut lock, look)? {
+            return Ok(Tried::Aside(alive));
+        }
+        match closed_ancestor(&slot.home, user.owner) {
+            None => Ok(Tried::Taken(Taken { slot: slot.clone(), user, lock })),
+            Some(dir) => {
+                let (user, home) = (slot.user.name.clone(), slot.home.clone());
+                Err(Error::Unreachable { user, home, dir })
+            }
+        }
+    }
+
+    fn known(&self, slot: &Slot) -> Result<BuildUser> {
+        let mut known = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(user) = known.get(&slot.user.uid) {
+            return Ok(user.clone());
+        }
+        let user = BuildUser::ensure(slot)?;
+        known.insert(slot.user.uid, user.clone());
+        Ok(user)
+    }
+
+    /// The build user of `slot`, made if it is missing. Needs root, and waits for the slot only to make the user.
+    pub(crate) fn ensure(&self, slot: &Slot) -> Result<BuildUser> {
+        if let Some(user) = user::find(slot)? {
+            return Ok(user);
+        }
+        let _lock = user::lock(slot, &Cancel::new(), || {})?;
+        self.known(slot)
+    }
+
+    /// Takes each slot that is free and that a killed run has left busy, kills what runs there, and hands it to `tidy`.
+    pub(crate) fn recover(&self, mut tidy: impl FnMut(&Slot)) -> Result<()> {
+        for slot in &self.slots {
+            if !slot.lock_path().exists() {
+                continue;
+            }
+            let Some(mut lock) = Lock::attempt(&slot.lock_path())? else { continue };
+            if lock.text() == BUSY && clear(slot, &mut lock, true)?.is_none() {
+                tidy(slot);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Kills what a killed run has left of the user; what cannot be killed is told.
+fn clear(slot: &Slot, lock: &mut Lock, look: bool) -> Result<Option<String>> {
+    let uid = slot.user.uid;
+    let name = &slot.user.name;
+    if lock.text().is_empty() {
+        return Ok(None);
+    }
+    if lock.text() == ASIDE {
+        let alive = if look { user::alive(slot)? } else { Vec::new() };
+        if !look || !alive.is_empty() {
+            return Ok(Some(format!("build user `{name}` has {}", names(&alive))));
+        }
+    }
+    match everything_of(uid) {
+        Ok(()) => {
+            lock.set_text("")?;
+            Ok(None)
+        }
+        Err(Error::Survivors(alive)) => {
+            tracing::warn!("build user `{name}` is put aside: {alive} cannot be killed");
+            lock.set_text(ASIDE)?;
+            Ok(Some(format!("build user `{name}` has {alive}")))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Taken {
+    /// From now on a killed run leaves processes.
+    pub(crate) fn set_busy(&mut self) -> Result<()> {
+        self.lock.set_text(BUSY)
+    }
+
+    /// Nothing of the user lives any more.
+    pub(crate) fn set_idle(&mut self) -> Result<()> {
+        self.lock.set_text("")
+    }
+}
+
+/// The number of the user who owns the tree at `tree`, if it is there.
+pub(crate) fn owner_of(tree: &Path) -> Option<u32> {
+    tree.symlink_metadata().ok().map(|found| found.uid())
+}

@@ -1,0 +1,237 @@
+//! One step in a slot: place its tree, run its command, kill what it leaves, put the tree back.
+
+use std::ffi::c_int;
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use bstr::{BStr, ByteSlice};
+use nix::libc;
+use obuilder_core::error::SandboxError;
+use obuilder_core::step::{Outcome, Owner, Step};
+use obuilder_core::{BuildLog, Cancel};
+
+use crate::command::Actor;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::follow::{Stop, drain, follow};
+use crate::home::{Home, Placed};
+use crate::kill::Leash;
+use crate::launch::{Launch, Running, Session, Stage};
+use crate::mounts::Wanted;
+use crate::platform;
+use crate::pool::Taken;
+use crate::relay::Relay;
+use crate::slot::Slot;
+use crate::terminal::Lent;
+
+/// Said in the log of a step that should not reach the host's network, and does.
+const OPEN_NETWORK: &str =
+    "obuild: this step reaches the host's network: the system refuses it a network of its own\n";
+
+/// Where the command's output goes.
+pub(crate) enum Screen<'a> {
+    Log(&'a BuildLog),
+    Terminal,
+}
+
+/// One step to run, and all that it takes.
+pub(crate) struct Run<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) step: &'a Step,
+    pub(crate) screen: Screen<'a>,
+    pub(crate) cancel: &'a Cancel,
+    pub(crate) waiting: &'a dyn Fn(&str),
+    /// Whether the first attempt to leave the host's network succeeded.
+    pub(crate) network: &'a OnceLock<bool>,
+    pub(crate) slot: &'a Slot,
+    /// Who runs it; `None` for the calling user.
+    pub(crate) owner: Option<Owner>,
+}
+
+impl Run<'_> {
+    /// Runs the step in `tree`. What has been `taken` for it is busy from its start until nothing of it lives.
+    pub(crate) fn in_tree(&self, tree: &Path, mut taken: Option<&mut Taken>) -> Result<Outcome> {
+        let home = Home::acquire(self.slot, self.owner, self.cancel, self.waiting)?;
+        // The paths have been checked; what is wrong with them now was wrong then.
+        let wanted = Wanted::new(self.config, self.step).map_err(refused)?;
+        let mut placed = home.place(tree, self.owner, &wanted)?;
+        if let Some(taken) = taken.as_mut() {
+            taken.set_busy()?;
+        }
+        placed.start();
+        let outcome = self.run_placed();
+        leave(placed, taken, outcome)
+    }
+
+    fn run_placed(&self) -> Result<Outcome> {
+        let null = File::open("/dev/null").map_err(Error::io("open `/dev/null`"))?;
+        let Screen::Log(log) = self.screen else {
+            return self.run_on_caller_terminal();
+        };
+        let (output, write) = crate::launch::pipe().map_err(Error::io("make a pipe"))?;
+        let started = self.start(Session::Own, [null.as_fd(), write.as_fd(), write.as_fd()])?;
+        drop(write);
+        let leash = match started {
+            Ok(running) => Leash::new(running, self.uid())?,
+            Err(error) => return not_executed(self.step, &error, log),
+        };
+        if self.is_refused_a_network() {
+            log.write(OPEN_NETWORK.as_bytes()).map_err(Error::io("write the build log"))?;
+        }
+        let mut output = File::from(output);
+        let stop = follow(&mut output, leash.exit(), log, self.cancel, self.step.timeout);
+        let status = leash.end()?;
+        drain(&mut output, log).map_err(Error::io("write the build log"))?;
+        Ok(match stop.map_err(Error::io("follow the command's output"))? {
+            Stop::Ended => outcome(status),
+            Stop::Cancelled => Outcome::Cancelled,
+            Stop::TimedOut(limit) => Outcome::TimedOut(limit),
+        })
+    }
+
+    fn run_on_caller_terminal(&self) -> Result<Outcome> {
+        if let Some(owner) = self.owner.filter(|_| io::stdin().is_terminal()) {
+            return self.run_on_own_terminal(owner);
+        }
+        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+        let lent = Lent::new();
+        let session = if self.owner.is_some() { Session::Own } else { Session::Callers };
+        let started = self.start(session, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+        let leash = Leash::new(started.map_err(self.not_started())?, self.uid())?;
+        let waited = leash.wait_for_exit();
+        let status = leash.end();
+        drop(lent);
+        status.and_then(|status| waited.map(|()| outcome(status)))
+    }
+
+    fn run_on_own_terminal(&self, owner: Owner) -> Result<Outcome> {
+        let made = Relay::new(owner);
+        let (mut relay, terminal) = made.map_err(Error::io("make a terminal for the command"))?;
+        let (stdout, stderr) = (io::stdout(), io::stderr());
+        let streams = [
+            terminal.as_fd(),
+            if stdout.is_terminal() { terminal.as_fd() } else { stdout.as_fd() },
+            if stderr.is_terminal() { terminal.as_fd() } else { stderr.as_fd() },
+        ];
+        let started = self.start(Session::OwnTerminal, streams)?;
+        drop(terminal);
+        let leash = Leash::new(started.map_err(self.not_started())?, self.uid())?;
+        let stop = relay.carry(leash.exit());
+        let status = leash.end()?;
+        relay.drain().map_err(Error::io("show the command's output"))?;
+        match stop.map_err(Error::io("carry between two terminals"))? {
+            Stop::Ended => Ok(outcome(status)),
+            Stop::Cancelled | Stop::TimedOut(_) => Ok(Outcome::Cancelled),
+        }
+    }
+
+    fn uid(&self) -> Option<u32> {
+        self.owner.map(|owner| owner.uid)
+    }
+
+    fn not_started(&self) -> impl FnOnce(io::Error) -> Error {
+        Error::io(format!("execute `{}`", program(self.step)))
+    }
+
+    /// Whether the step is to have a network of its own, as far as is known.
+    fn isolates_network(&self) -> bool {
+        self.wants_own_network() && self.network.get() != Some(&false)
+    }
+
+    fn wants_own_network(&self) -> bool {
+        self.owner.is_some() && platform::child::ISOLATES_NETWORK && self.step.network.is_empty()
+    }
+
+    /// Whether the step is to be kept from the host's network, and is not.
+    fn is_refused_a_network(&self) -> bool {
+        self.wants_own_network() && !self.isolates_network()
+    }
+
+    fn launch(&self, session: Session) -> Result<Launch> {
+        // Every slot goes by the first one's name, so that no result tells which slot made it.
+        let name = match (self.owner, self.config.users.first()) {
+            (Some(_), Some(first)) => first.name.clone(),
+            _ => calling_user(),
+        };
+        let isolate_network = self.isolates_network();
+        let actor = Actor { name: &name, owner: self.owner, isolate_network, session };
+        Launch::new(self.config, self.slot, self.step, actor).map_err(refused)
+    }
+
+    /// Starts the command; the inner error is the one of a program that cannot be executed.
+    fn start(&self, session: Session, stdio: [BorrowedFd<'_>; 3]) -> Result<io::Result<Running>> {
+        let mut launch = self.launch(session)?;
+        loop {
+            match launch.start(stdio).map_err(Error::io("start a process"))? {
+                Err((Stage::Network, error)) if self.network.get().is_none() => {
+                    tracing::warn!(%error, "steps cannot be kept from the host's network");
+                    self.network.get_or_init(|| false);
+                    launch.isolate_network = false;
+                }
+                Err((Stage::Exec, error)) => return Ok(Err(error)),
+                Err((Stage::Workdir, error)) => {
+                    let action = format!("enter the working directory `{}`", self.step.workdir);
+                    return Err(Error::io(action)(error));
+                }
+                Err((stage, error)) => return Err(Error::io(stage.action())(error)),
+                Ok(running) => {
+                    if launch.isolate_network {
+                        self.network.get_or_init(|| true);
+                    }
+                    return Ok(Ok(running));
+                }
+            }
+        }
+    }
+}
+
+/// Puts the tree back, unless somebody may still write to it; then the user's lock keeps saying so too.
+fn leave(
+    placed: Placed<'_>,
+    taken: Option<&mut Taken>,
+    outcome: Result<Outcome>,
+) -> Result<Outcome> {
+    if matches!(outcome, Err(Error::Survivors(_))) {
+        placed.abandon();
+        return outcome;
+    }
+    let put_back = placed.put_back();
+    if let Some(taken) = taken {
+        taken.set_idle()?;
+    }
+    outcome.and_then(|outcome| put_back.map(|()| outcome))
+}
+
+/// A program that cannot be executed is a failing command, as in a shell.
+fn not_executed(step: &Step, error: &io::Error, log: &BuildLog) -> Result<Outcome> {
+    let line = format!("obuild: failed to execute `{}`: {error}\n", program(step));
+    log.write(line.as_bytes()).map_err(Error::io("write the build log"))?;
+    let missing = error.kind() == io::ErrorKind::NotFound;
+    Ok(Outcome::Exited(if missing { 127 } else { 126 }))
+}
+
+fn program(step: &Step) -> &BStr {
+    step.argv.first().map_or(BStr::new(""), |program| program.as_bstr())
+}
+
+fn outcome(status: c_int) -> Outcome {
+    if libc::WIFSIGNALED(status) {
+        Outcome::Signalled(libc::WTERMSIG(status))
+    } else {
+        Outcome::Exited(libc::WEXITSTATUS(status))
+    }
+}
+
+fn refused(error: SandboxError) -> Error {
+    Error::Io { action: "prepare the step".to_owned(), source: io::Error::other(error) }
+}
+
+/// The calling user's name, or number.
+pub(crate) fn calling_user() -> String {
+    let uid = nix::unistd::geteuid();
+    let found = nix::unistd::User::from_uid(uid).ok().flatten();
+    found.map_or_else(|| uid.to_string(), |user| user.name)
+}
