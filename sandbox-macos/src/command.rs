@@ -10,6 +10,7 @@ use obuilder_core::step::{Owner, Step};
 
 use crate::config::Config;
 use crate::launch::{Launch, Session};
+use crate::platform::confine::Confinement;
 use crate::slot::Slot;
 
 /// Where commands are looked for unless the step says otherwise.
@@ -36,9 +37,10 @@ impl Launch {
         slot: &Slot,
         step: &Step,
         actor: Actor<'_>,
+        confinement: Confinement,
     ) -> Result<Self, SandboxError> {
         let env = environment(config, step, actor.name);
-        let argv = with_profile(slot, step);
+        let argv = confinement.wrap(with_profile(slot, step));
         let program = argv.first().ok_or_else(|| SandboxError::Unsupported {
             what: "there is no command to run".to_owned(),
             hint: "give the step a shell and a command".to_owned(),
@@ -56,6 +58,7 @@ impl Launch {
             workdirs: workdirs(config, step)?,
             owner: actor.owner,
             isolate_network: actor.isolate_network,
+            confinement,
             session: actor.session,
         })
     }

@@ -91,11 +91,13 @@ impl<'a> Home<'a> {
     }
 
     /// Puts `tree` in the home's place, with what the step wants placed in it. All is `owner`'s then, if there is one.
+    /// Where its secrets are kept in memory, only their places are made.
     pub(crate) fn place(
         mut self,
         tree: &Path,
         owner: Option<Owner>,
         wanted: &Wanted<'_>,
+        secrets_in_memory: bool,
     ) -> Result<Placed<'a>> {
         tree::give(tree, owner)?;
         let found =
@@ -116,7 +118,7 @@ impl<'a> Home<'a> {
             Err(error) => return Err(not_renamed(error, tree, &slot.place)),
         }
         // What fails half way is taken out again with the rest.
-        let mounts = placed.mounts.insert(Mounts::new(slot, owner));
+        let mounts = placed.mounts.insert(Mounts::new(slot, owner, secrets_in_memory));
         mounts.place(wanted)?;
         Ok(placed)
     }

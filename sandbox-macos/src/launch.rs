@@ -16,6 +16,7 @@ use obuilder_core::step::Owner;
 
 use crate::kill::{become_and_kill_others, readable};
 use crate::platform;
+use crate::platform::confine::Confinement;
 
 /// Most processes the build user may have at once.
 const PROCESSES: libc::rlim_t = 4096;
@@ -33,6 +34,8 @@ pub(crate) struct Launch {
     pub(crate) owner: Option<Owner>,
     /// Whether to leave the host's network.
     pub(crate) isolate_network: bool,
+    /// What else keeps the step apart.
+    pub(crate) confinement: Confinement,
     pub(crate) session: Session,
 }
 
@@ -54,16 +57,18 @@ pub(crate) enum Stage {
     Session,
     Descriptors,
     Network,
+    World,
     Identity,
     Workdir,
     Exec,
 }
 
 impl Stage {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Session,
         Self::Descriptors,
         Self::Network,
+        Self::World,
         Self::Identity,
         Self::Workdir,
         Self::Exec,
@@ -75,6 +80,7 @@ impl Stage {
             Self::Session => "start a session for the command",
             Self::Descriptors => "set up the command's standard streams",
             Self::Network => "make a network namespace",
+            Self::World => "give the step its own view of the filesystem",
             Self::Identity => "become the build user",
             Self::Workdir => "enter the working directory",
             Self::Exec => "execute the command",
@@ -147,6 +153,7 @@ impl Launch {
             if self.isolate_network {
                 parent.check(platform::child::isolate_network(), Stage::Network);
             }
+            parent.check(self.confinement.enter(), Stage::World);
             self.limit();
             libc::umask(0o022);
             parent.check(self.become_owner(), Stage::Identity);

@@ -13,6 +13,7 @@ mod error;
 
 mod config;
 mod paths;
+mod policy;
 mod slot;
 
 mod beneath;
@@ -26,6 +27,7 @@ mod tree;
 mod user;
 
 mod command;
+mod confine;
 mod follow;
 mod jobs;
 mod kill;
@@ -47,6 +49,7 @@ use linux as platform;
 use macos as platform;
 
 pub use config::{Account, Config, Isolation};
+pub use confine::Abilities;
 pub use error::Error;
 pub use sandbox::BuildUserSandbox;
 pub use user::BuildUser;

@@ -101,6 +101,8 @@ pub(crate) struct Mounts<'a> {
     owner: Option<Owner>,
     /// The tree, wherever its step may have moved it; open if anything is to be placed in it.
     tree: Option<OwnedFd>,
+    /// Secrets are not written: the step's own view of the filesystem has them at the places made here.
+    secrets_in_memory: bool,
     undo: Vec<Undo>,
     aside: bool,
     secrets: bool,
@@ -108,8 +110,16 @@ pub(crate) struct Mounts<'a> {
 
 impl<'a> Mounts<'a> {
     /// Nothing yet; what will be placed is `owner`'s, if there is one.
-    pub(crate) fn new(slot: &'a Slot, owner: Option<Owner>) -> Self {
-        Self { slot, owner, tree: None, undo: Vec::new(), aside: false, secrets: false }
+    pub(crate) fn new(slot: &'a Slot, owner: Option<Owner>, secrets_in_memory: bool) -> Self {
+        Self {
+            slot,
+            owner,
+            tree: None,
+            secrets_in_memory,
+            undo: Vec::new(),
+            aside: false,
+            secrets: false,
+        }
     }
 
     /// Finds `target` in the tree.
@@ -141,9 +151,12 @@ impl<'a> Mounts<'a> {
         private_dir(&dir, owner)?;
         let opened = open_root(&dir)?;
         for (name, value, target) in &wanted.secrets {
-            let always = spot(&opened, Path::new(&*name.to_os_str_lossy()), Missing::Absent)?;
-            let always = always.ok_or_else(|| Error::NotADirectory(dir.clone()))?;
-            write_secret(&always, value, owner)?;
+            let value = if self.secrets_in_memory { BStr::new("") } else { value };
+            if !self.secrets_in_memory {
+                let always = spot(&opened, Path::new(&*name.to_os_str_lossy()), Missing::Absent)?;
+                let always = always.ok_or_else(|| Error::NotADirectory(dir.clone()))?;
+                write_secret(&always, value, owner)?;
+            }
             if let Some(target) = target {
                 let spot = self.clear_spot(target)?;
                 self.undo.push(Undo::Secret(target.clone()));

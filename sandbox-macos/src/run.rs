@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::sync::OnceLock;
 
 use bstr::{BStr, ByteSlice};
 use nix::libc;
@@ -14,7 +13,8 @@ use obuilder_core::step::{Outcome, Owner, Step};
 use obuilder_core::{BuildLog, Cancel};
 
 use crate::command::Actor;
-use crate::config::Config;
+use crate::config::{Config, Isolation};
+use crate::confine::{Abilities, Confined};
 use crate::error::{Error, Result};
 use crate::follow::{Stop, drain, follow};
 use crate::home::{Home, Placed};
@@ -22,6 +22,8 @@ use crate::kill::Leash;
 use crate::launch::{Launch, Running, Session, Stage};
 use crate::mounts::Wanted;
 use crate::platform;
+use crate::platform::confine::Confinement;
+use crate::policy::Policy;
 use crate::pool::Taken;
 use crate::relay::Relay;
 use crate::slot::Slot;
@@ -44,8 +46,7 @@ pub(crate) struct Run<'a> {
     pub(crate) screen: Screen<'a>,
     pub(crate) cancel: &'a Cancel,
     pub(crate) waiting: &'a dyn Fn(&str),
-    /// Whether the first attempt to leave the host's network succeeded.
-    pub(crate) network: &'a OnceLock<bool>,
+    pub(crate) abilities: Abilities,
     pub(crate) slot: &'a Slot,
     /// Who runs it; `None` for the calling user.
     pub(crate) owner: Option<Owner>,
@@ -57,22 +58,24 @@ impl Run<'_> {
         let home = Home::acquire(self.slot, self.owner, self.cancel, self.waiting)?;
         // The paths have been checked; what is wrong with them now was wrong then.
         let wanted = Wanted::new(self.config, self.step).map_err(refused)?;
-        let mut placed = home.place(tree, self.owner, &wanted)?;
+        let in_memory = self.has_world();
+        let mut placed = home.place(tree, self.owner, &wanted, in_memory)?;
         if let Some(taken) = taken.as_mut() {
             taken.set_busy()?;
         }
         placed.start();
-        let outcome = self.run_placed();
+        let outcome = self.run_placed(&wanted);
         leave(placed, taken, outcome)
     }
 
-    fn run_placed(&self) -> Result<Outcome> {
+    fn run_placed(&self, wanted: &Wanted<'_>) -> Result<Outcome> {
         let null = File::open("/dev/null").map_err(Error::io("open `/dev/null`"))?;
         let Screen::Log(log) = self.screen else {
-            return self.run_on_caller_terminal();
+            return self.run_on_caller_terminal(wanted);
         };
         let (output, write) = crate::launch::pipe().map_err(Error::io("make a pipe"))?;
-        let started = self.start(Session::Own, [null.as_fd(), write.as_fd(), write.as_fd()])?;
+        let started =
+            self.start(wanted, Session::Own, [null.as_fd(), write.as_fd(), write.as_fd()])?;
         drop(write);
         let leash = match started {
             Ok(running) => Leash::new(running, self.uid())?,
@@ -92,14 +95,15 @@ impl Run<'_> {
         })
     }
 
-    fn run_on_caller_terminal(&self) -> Result<Outcome> {
+    fn run_on_caller_terminal(&self, wanted: &Wanted<'_>) -> Result<Outcome> {
         if let Some(owner) = self.owner.filter(|_| io::stdin().is_terminal()) {
-            return self.run_on_own_terminal(owner);
+            return self.run_on_own_terminal(wanted, owner);
         }
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         let lent = Lent::new();
         let session = if self.owner.is_some() { Session::Own } else { Session::Callers };
-        let started = self.start(session, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+        let started =
+            self.start(wanted, session, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
         let leash = Leash::new(started.map_err(self.not_started())?, self.uid())?;
         let waited = leash.wait_for_exit();
         let status = leash.end();
@@ -107,7 +111,7 @@ impl Run<'_> {
         status.and_then(|status| waited.map(|()| outcome(status)))
     }
 
-    fn run_on_own_terminal(&self, owner: Owner) -> Result<Outcome> {
+    fn run_on_own_terminal(&self, wanted: &Wanted<'_>, owner: Owner) -> Result<Outcome> {
         let made = Relay::new(owner);
         let (mut relay, terminal) = made.map_err(Error::io("make a terminal for the command"))?;
         let (stdout, stderr) = (io::stdout(), io::stderr());
@@ -116,7 +120,7 @@ impl Run<'_> {
             if stdout.is_terminal() { terminal.as_fd() } else { stdout.as_fd() },
             if stderr.is_terminal() { terminal.as_fd() } else { stderr.as_fd() },
         ];
-        let started = self.start(Session::OwnTerminal, streams)?;
+        let started = self.start(wanted, Session::OwnTerminal, streams)?;
         drop(terminal);
         let leash = Leash::new(started.map_err(self.not_started())?, self.uid())?;
         let stop = relay.carry(leash.exit());
@@ -136,54 +140,60 @@ impl Run<'_> {
         Error::io(format!("execute `{}`", program(self.step)))
     }
 
-    /// Whether the step is to have a network of its own, as far as is known.
+    /// Whether the step has a network of its own.
     fn isolates_network(&self) -> bool {
-        self.wants_own_network() && self.network.get() != Some(&false)
+        self.owner.is_some() && self.step.network.is_empty() && self.abilities.network
     }
 
-    fn wants_own_network(&self) -> bool {
-        self.owner.is_some() && platform::child::ISOLATES_NETWORK && self.step.network.is_empty()
+    /// Whether the step has a view of the filesystem of its own.
+    fn has_world(&self) -> bool {
+        let wanted = self.config.isolation == Isolation::Full || self.slot.is_shown();
+        self.owner.is_some() && wanted && self.abilities.world
     }
 
     /// Whether the step is to be kept from the host's network, and is not.
     fn is_refused_a_network(&self) -> bool {
-        self.wants_own_network() && !self.isolates_network()
+        let wanted = self.owner.is_some() && self.step.network.is_empty();
+        wanted && platform::child::ISOLATES_NETWORK && !self.abilities.network
     }
 
-    fn launch(&self, session: Session) -> Result<Launch> {
+    fn launch(&self, wanted: &Wanted<'_>, session: Session) -> Result<Launch> {
         // Every slot goes by the first one's name, so that no result tells which slot made it.
         let name = match (self.owner, self.config.users.first()) {
             (Some(_), Some(first)) => first.name.clone(),
             _ => calling_user(),
         };
+        let policy = Policy::new(self.config, self.slot, self.step);
+        let confined = Confined {
+            policy: (self.config.isolation == Isolation::Full).then_some(&policy),
+            slot: self.slot,
+            wanted,
+            prefixes: &self.config.prefixes,
+            owner: self.owner,
+            has_world: self.has_world(),
+        };
+        let confinement = Confinement::new(&confined).map_err(Error::io("confine the step"))?;
         let isolate_network = self.isolates_network();
         let actor = Actor { name: &name, owner: self.owner, isolate_network, session };
-        Launch::new(self.config, self.slot, self.step, actor).map_err(refused)
+        Launch::new(self.config, self.slot, self.step, actor, confinement).map_err(refused)
     }
 
     /// Starts the command; the inner error is the one of a program that cannot be executed.
-    fn start(&self, session: Session, stdio: [BorrowedFd<'_>; 3]) -> Result<io::Result<Running>> {
-        let mut launch = self.launch(session)?;
-        loop {
-            match launch.start(stdio).map_err(Error::io("start a process"))? {
-                Err((Stage::Network, error)) if self.network.get().is_none() => {
-                    tracing::warn!(%error, "steps cannot be kept from the host's network");
-                    self.network.get_or_init(|| false);
-                    launch.isolate_network = false;
-                }
-                Err((Stage::Exec, error)) => return Ok(Err(error)),
-                Err((Stage::Workdir, error)) => {
-                    let action = format!("enter the working directory `{}`", self.step.workdir);
-                    return Err(Error::io(action)(error));
-                }
-                Err((stage, error)) => return Err(Error::io(stage.action())(error)),
-                Ok(running) => {
-                    if launch.isolate_network {
-                        self.network.get_or_init(|| true);
-                    }
-                    return Ok(Ok(running));
-                }
+    fn start(
+        &self,
+        wanted: &Wanted<'_>,
+        session: Session,
+        stdio: [BorrowedFd<'_>; 3],
+    ) -> Result<io::Result<Running>> {
+        let launch = self.launch(wanted, session)?;
+        match launch.start(stdio).map_err(Error::io("start a process"))? {
+            Err((Stage::Exec, error)) => Ok(Err(error)),
+            Err((Stage::Workdir, error)) => {
+                let action = format!("enter the working directory `{}`", self.step.workdir);
+                Err(Error::io(action)(error))
             }
+            Err((stage, error)) => Err(Error::io(stage.action())(error)),
+            Ok(running) => Ok(Ok(running)),
         }
     }
 }

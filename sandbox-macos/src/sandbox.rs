@@ -4,17 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use bstr::{BStr, ByteSlice};
-use nix::libc;
 use obuilder_core::contracts::Capabilities;
 use obuilder_core::error::SandboxError;
 use obuilder_core::spec::User;
 use obuilder_core::step::{Outcome, Owner, Step};
 use obuilder_core::{BuildLog, Cancel, Sandbox};
 
-use crate::config::Config;
+use crate::config::{Config, Isolation};
+use crate::confine::Abilities;
 use crate::error::{Error, Result, during};
 use crate::home::Home;
-use crate::launch::Running;
 use crate::mounts::Wanted;
 use crate::platform;
 use crate::pool::{Pool, owner_of};
@@ -30,8 +29,8 @@ pub struct BuildUserSandbox {
     config: Config,
     root: bool,
     pool: Pool,
-    /// Whether the first attempt to leave the host's network succeeded.
-    network: OnceLock<bool>,
+    /// What the system grants, once that has been tried.
+    abilities: OnceLock<Abilities>,
 }
 
 impl BuildUserSandbox {
@@ -51,7 +50,7 @@ impl BuildUserSandbox {
         }
         let root = nix::unistd::geteuid().is_root();
         let pool = Pool::new(&config);
-        Ok(Self { config, root, pool, network: OnceLock::new() })
+        Ok(Self { config, root, pool, abilities: OnceLock::new() })
     }
 
     /// The settings.
@@ -109,22 +108,26 @@ impl BuildUserSandbox {
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let (config, network) = (&self.config, &self.network);
+        let (config, abilities) = (&self.config, self.abilities());
         if !self.root {
             let slot = &Slot::callers(config);
-            let run = Run { config, step, screen, cancel, waiting, network, slot, owner: None };
+            let run = Run { config, step, screen, cancel, waiting, abilities, slot, owner: None };
             return run.in_tree(tree, None);
+        }
+        if self.config.users.len() > 1 && !abilities.world {
+            return Err(Error::OneSlotOnly);
         }
         let mut taken = self.pool.take(owner_of(tree), cancel, waiting)?;
         let (slot, owner) = (&taken.slot.clone(), Some(taken.user.owner));
-        let run = Run { config, step, screen, cancel, waiting, network, slot, owner };
+        let run = Run { config, step, screen, cancel, waiting, abilities, slot, owner };
         run.in_tree(tree, Some(&mut taken))
     }
 
-    /// Finds out whether steps can be kept from the host's network, by trying it in a process of its own. Until this or a
+    /// Finds out what the system grants to steps of build users, by trying it in a process of its own. Until this or a
     /// step has tried, [`Capabilities::weaknesses`] hopes for the best, so that looking things up costs no process.
-    pub fn isolates_network(&self) -> bool {
-        self.root && *self.network.get_or_init(can_isolate_network)
+    pub fn abilities(&self) -> Abilities {
+        let none = Abilities { network: false, world: false };
+        if self.root { *self.abilities.get_or_init(platform::confine::probe) } else { none }
     }
 
     fn weaknesses(&self) -> Vec<String> {
@@ -135,10 +138,17 @@ impl BuildUserSandbox {
                     .to_owned(),
             );
         }
-        let known_open = self.network.get() == Some(&false) || !platform::child::ISOLATES_NETWORK;
-        if !self.root || known_open {
+        let known = self.abilities.get();
+        let open = |granted: fn(&Abilities) -> bool| known.is_some_and(|known| !granted(known));
+        if !self.root || open(|known| known.network) || !platform::child::ISOLATES_NETWORK {
             weaknesses
                 .push("steps without `(network host)` reach the network all the same".to_owned());
+        }
+        let world = self.root && self.config.isolation == Isolation::Full;
+        if world && open(|known| known.world) {
+            weaknesses.push(
+                "steps see the store, and write wherever plain permissions let them".to_owned(),
+            );
         }
         if self.root {
             let names: Vec<_> = self.config.users.iter().map(|user| user.name.as_str()).collect();
@@ -217,16 +227,4 @@ impl Sandbox for BuildUserSandbox {
         let outcome = self.run_on(step, tree, Screen::Terminal, &never, waiting);
         outcome.map_err(during("run the step"))
     }
-}
-
-/// Tries it in a child.
-fn can_isolate_network() -> bool {
-    let try_it = || {
-        // SAFETY: ends this process.
-        unsafe { libc::_exit(platform::child::isolate_network()) }
-    };
-    // SAFETY: the child only makes system calls and never returns.
-    let tried = unsafe { crate::launch::fork(try_it) };
-    let status = tried.and_then(|pid| Running { pid, keeper: None }.reap());
-    platform::child::ISOLATES_NETWORK && status.is_ok_and(|status| status == 0)
 }

@@ -19,7 +19,7 @@ use common::{TestUser, is_root, needs_root, told};
 use obuilder_core::step::Outcome;
 use obuilder_core::testing::sandbox::step;
 use obuilder_core::{BuildLog, Cancel, Sandbox};
-use sandbox_macos::{Account, BuildUserSandbox, Config};
+use sandbox_macos::{Account, BuildUserSandbox, Config, Isolation};
 
 /// Why a step does not run.
 fn refusal(config: &Config, tree: &std::path::Path) -> String {
@@ -245,7 +245,9 @@ fn a_home_that_the_step_has_replaced_is_not_taken_for_its_tree() {
     let open = user.dir().join("scratch/open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, Permissions::from_mode(0o1777)).unwrap();
-    let config = Config { home: open.join("home"), ..user.config.clone() };
+    // With a view of its own, the step could not.
+    let isolation = Isolation::Users;
+    let config = Config { home: open.join("home"), isolation, ..user.config.clone() };
     let sandbox = BuildUserSandbox::new(config.clone()).unwrap();
     let log = BuildLog::from_file(tempfile::tempfile().unwrap());
     let swap = step("mv ../home ../away && ln -s /etc ../home");

@@ -20,7 +20,7 @@ use obuilder_core::error::SandboxError;
 use obuilder_core::step::{CacheMount, Outcome, SecretMount, Step};
 use obuilder_core::testing::sandbox::step;
 use obuilder_core::{BuildLog, Cancel, Sandbox};
-use sandbox_macos::{Account, BuildUserSandbox, Config};
+use sandbox_macos::{Account, BuildUserSandbox, Config, Isolation};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -48,7 +48,9 @@ fn secrets_outside_the_home_are_in_their_directory_alone() {
     let tree = fixture.tree("tree");
     let (outcome, text) = fixture.run(&step, &tree);
     let name = if is_root() { user.name() } else { whoami() };
-    assert_eq!((outcome, text), (Outcome::Exited(0), format!("700 {name}\n400 {name}\n1\n2\n")));
+    let mode = if is_root() { 500 } else { 700 };
+    let expected = format!("{mode} {name}\n400 {name}\n1\n2\n");
+    assert_eq!((outcome, text), (Outcome::Exited(0), expected));
     assert_eq!(fs::read_dir(&tree).unwrap().count(), 0);
     assert_eq!(user.left_behind(), Vec::<String>::new());
     step.secrets.push(secret("/elsewhere/one", "3"));
@@ -109,7 +111,7 @@ fn planted_symlinks_lead_nobody_out_of_the_tree() {
 
 #[test]
 fn what_a_cache_or_secret_covers_comes_back() {
-    let user = TestUser::new();
+    let user = TestUser::without_world();
     let fixture = user.fixture();
     let tree = fixture.tree("tree");
     fs::create_dir_all(tree.join("a/cache")).unwrap();
@@ -344,7 +346,9 @@ fn loose(user: &TestUser) -> (BuildUserSandbox, Config) {
     let open = user.dir().join("scratch/open");
     fs::create_dir_all(&open).unwrap();
     fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
-    let config = Config { home: open.join("home"), ..user.config.clone() };
+    // With a view of its own, the step could not.
+    let isolation = Isolation::Users;
+    let config = Config { home: open.join("home"), isolation, ..user.config.clone() };
     (BuildUserSandbox::new(config.clone()).unwrap(), config)
 }
 
@@ -395,7 +399,7 @@ fn a_closed_directory_keeps_no_secret_and_no_cache_in_the_tree() {
 
 #[test]
 fn what_comes_back_into_the_tree_is_its_owners() {
-    let user = TestUser::new();
+    let user = TestUser::without_world();
     let fixture = user.fixture();
     let tree = fixture.tree("tree");
     fs::create_dir_all(tree.join("a/b")).unwrap();
@@ -464,7 +468,7 @@ fn what_a_step_mounts_is_unmounted() {
     if !needs_root() || !cfg!(target_os = "linux") {
         return;
     }
-    let user = TestUser::new();
+    let user = TestUser::without_world();
     let fixture = user.fixture();
     let (home, tree) = (&user.config.home, fixture.tree("tree"));
     let wait =

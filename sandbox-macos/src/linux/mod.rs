@@ -2,13 +2,18 @@
 
 pub(crate) mod alive;
 pub(crate) mod child;
+pub(crate) mod confine;
 pub(crate) mod exit;
 pub(crate) mod keeper;
 pub(crate) mod mounted;
 pub(crate) mod user;
+mod world;
 
 /// Empty after each start of the machine, as its processes are gone too.
 pub(crate) const LOCK_DIR: &str = "/run/obuild";
 
 /// Where lists of who may leave jobs lie, below `/`.
 pub(crate) const JOB_LISTS: &str = "etc";
+
+/// Directories in which anybody may leave files.
+pub(crate) const TEMPORARY_DIRS: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];

@@ -2,6 +2,7 @@
 
 pub(crate) mod alive;
 pub(crate) mod child;
+pub(crate) mod confine;
 pub(crate) mod exit;
 pub(crate) mod keeper;
 pub(crate) mod mounted;
@@ -12,3 +13,6 @@ pub(crate) const LOCK_DIR: &str = "/var/run/obuild";
 
 /// Where lists of who may leave jobs lie, below `/`.
 pub(crate) const JOB_LISTS: &str = "usr/lib/cron";
+
+/// Directories in which anybody may leave files, by their real names.
+pub(crate) const TEMPORARY_DIRS: [&str; 2] = ["/private/tmp", "/private/var/tmp"];

@@ -51,7 +51,7 @@ fn isolation(root: bool) -> Check {
 fn network(settings: &Settings) -> Check {
     const NAME: &str = "network";
     match session::build_user_sandbox(settings) {
-        Ok(sandbox) if sandbox.isolates_network() => {
+        Ok(sandbox) if sandbox.abilities().network => {
             Check::ok(NAME, "steps without `(network host)` have loopback alone")
         }
         Ok(_) => Check::weak(

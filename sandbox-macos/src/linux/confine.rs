@@ -1,0 +1,52 @@
+//! How a step is confined here: in a world of mounts of its own, where it is a build user's.
+
+use std::ffi::c_int;
+use std::io;
+
+use bstr::BString;
+use nix::libc;
+
+use super::world::World;
+use crate::confine::{Abilities, Confined};
+
+/// Tries what is granted, in a child that comes to nothing.
+pub(crate) fn probe() -> Abilities {
+    let tries = || {
+        let network = super::child::isolate_network() == 0;
+        let world = World::is_granted();
+        // SAFETY: ends this process.
+        unsafe { libc::_exit(c_int::from(network) | (c_int::from(world) << 1)) }
+    };
+    // SAFETY: the child only makes system calls and never returns.
+    let tried = unsafe { crate::launch::fork(tries) };
+    let status = tried.and_then(|pid| crate::launch::Running { pid, keeper: None }.reap());
+    let granted = status.map_or(0, |status| libc::WEXITSTATUS(status));
+    Abilities { network: granted & 1 != 0, world: granted & 2 != 0 }
+}
+
+/// What a child does to itself on its way to becoming the command.
+#[derive(Debug)]
+pub(crate) struct Confinement {
+    world: Option<World>,
+}
+
+impl Confinement {
+    /// Makes everything ready.
+    pub(crate) fn new(step: &Confined<'_>) -> io::Result<Self> {
+        Ok(Self { world: step.has_world.then(|| World::new(step)).transpose()? })
+    }
+
+    /// The command line that runs `argv` confined: here, itself.
+    pub(crate) fn wrap(&self, argv: Vec<BString>) -> Vec<BString> {
+        argv
+    }
+
+    /// As root, before becoming the build user. -1 and errno on failure.
+    ///
+    /// # Safety
+    /// Only for a child between fork and exec, which has one thread.
+    pub(crate) unsafe fn enter(&self) -> c_int {
+        // SAFETY: the caller keeps to the same.
+        self.world.as_ref().map_or(0, |world| unsafe { world.enter() })
+    }
+}

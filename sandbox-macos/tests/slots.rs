@@ -1,0 +1,173 @@
+//! Several slots: steps of several build users at once, all in one canonical home.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "only tests are here")]
+
+mod common;
+
+mod two_slots {
+    obuilder_core::sandbox_conformance!(crate::common::fixture_of_two);
+}
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use common::{TestUser, needs_root};
+use obuilder_core::step::{Outcome, SecretMount, Step};
+use obuilder_core::testing::sandbox::{Fixture, step};
+use obuilder_core::{BuildLog, Cancel};
+
+/// Runs `first` until it has printed something, then hands over to `meanwhile`, and cancels it.
+fn beside<T>(fixture: &Fixture, first: &Step, tree: &Path, meanwhile: impl FnOnce() -> T) -> T {
+    let log = BuildLog::create(&tree.with_file_name("log")).unwrap();
+    let cancel = Cancel::new();
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| fixture.sandbox.run(first, tree, &log, &cancel, &|_| {}));
+        assert_eq!(log.reader().read(&mut [0; 1], &Cancel::new()).unwrap(), 1);
+        let done = meanwhile();
+        cancel.cancel();
+        assert_eq!(running.join().unwrap().unwrap(), Outcome::Cancelled);
+        done
+    })
+}
+
+fn owner(tree: &Path) -> u32 {
+    tree.symlink_metadata().unwrap().uid()
+}
+
+#[test]
+fn two_steps_see_their_own_trees_at_one_home() {
+    if !needs_root() {
+        return;
+    }
+    let user = TestUser::several(2);
+    let fixture = user.fixture();
+    let (first, second) = (fixture.tree("first"), fixture.tree("second"));
+    fs::write(first.join("file"), "of the first").unwrap();
+    fs::write(second.join("file"), "of the second").unwrap();
+    let home = user.config.home.display().to_string();
+    let seen = "pwd; cat $HOME/file; echo; echo $USER $LOGNAME; ls -A $TMPDIR; echo x > $TMPDIR/x";
+    let tell = step(seen);
+    let wait = step(&format!("{seen}; sleep 1000"));
+    let (outcome, text) = beside(&fixture, &wait, &first, || fixture.run(&tell, &second));
+    let name = user.name();
+    let expected = |whose: &str| format!("{home}\nof the {whose}\n{name} {name}\n");
+    assert_eq!((outcome, text), (Outcome::Exited(0), expected("second")));
+    let log = fs::read_to_string(first.with_file_name("log")).unwrap();
+    assert_eq!(log, expected("first"));
+    assert_ne!(owner(&first), owner(&second));
+    let mut left = user.left_behind();
+    left.sort();
+    assert_eq!(left, ["home", "home.secrets", "home.tmp"], "the places at which trees are shown");
+}
+
+#[test]
+fn a_step_sees_nothing_of_another_slot() {
+    if !needs_root() {
+        return;
+    }
+    let user = TestUser::several(2);
+    let fixture = user.fixture();
+    let (first, second) = (fixture.tree("first"), fixture.tree("second"));
+    let mut wait = step("echo $$ > pid; echo ready; sleep 1000");
+    wait.secrets = vec![SecretMount {
+        id: "s".into(),
+        target: "/run/secrets/token".into(),
+        value: "a secret value".into(),
+    }];
+    let places = user.dir().join("home.slots");
+    let spy = step(&format!(
+        "ls {}; ls /proc | grep -c '^[0-9]'; cat /proc/*/environ 2>/dev/null | grep -c SECRETS_DIR; \
+         ls $HOME.secrets",
+        places.display()
+    ));
+    let (_, text) = beside(&fixture, &wait, &first, || {
+        let pid = fs::read_to_string(places.join(format!("{}/home/pid", user.uid()))).unwrap();
+        let kill = format!("kill -9 {}; ls -d /proc/{0}", pid.trim());
+        let (outcome, text) = fixture.run(&step(&kill), &second);
+        assert_ne!(outcome, Outcome::Exited(0), "{text}");
+        assert!(text.contains("No such"), "{text}");
+        fixture.run(&spy, &second)
+    });
+    // Its own processes: the shell, ls and grep.
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[0].contains("home.slots"), "{text}");
+    assert!(lines[1].parse::<u32>().unwrap() <= 4, "{text}");
+    assert_eq!(lines[2], "0", "{text}");
+    assert!(lines[3].contains("No such file"), "{text}");
+}
+
+#[test]
+fn a_tree_changes_owner_only_when_its_slot_is_taken() {
+    if !needs_root() {
+        return;
+    }
+    let user = TestUser::several(2);
+    let fixture = user.fixture();
+    let tree = fixture.tree("tree");
+    assert_eq!(fixture.run(&step("mkdir a; echo x > a/b"), &tree).0, Outcome::Exited(0));
+    let first = owner(&tree);
+    assert_eq!(fixture.run(&step("true"), &tree).0, Outcome::Exited(0));
+    assert_eq!(owner(&tree), first, "its own slot was free");
+    let other = fixture.tree("other");
+    std::os::unix::fs::chown(&other, Some(first), None).unwrap();
+    let wait = step("echo ready; sleep 1000");
+    beside(&fixture, &wait, &other, || {
+        assert_eq!(fixture.run(&step("echo more >> a/b"), &tree).0, Outcome::Exited(0));
+    });
+    let second = owner(&tree);
+    assert_ne!(second, first);
+    assert_eq!([owner(&tree.join("a")), owner(&tree.join("a/b"))], [second; 2]);
+    assert_eq!(fs::read_to_string(tree.join("a/b")).unwrap(), "x\nmore\n");
+}
+
+#[test]
+fn a_slot_whose_processes_cannot_be_killed_is_put_aside() {
+    if !needs_root() {
+        return;
+    }
+    let user = TestUser::several(2);
+    let fixture = user.fixture();
+    assert_eq!(fixture.sh("true").0, Outcome::Exited(0));
+    // Nothing survives SIGKILL here, so a process that does is only claimed, as a run that met it would have left it.
+    let lock = user.config.lock_dir.join(format!("uid-{}.lock", user.uid()));
+    fs::write(&lock, "put aside").unwrap();
+    let mut unkillable = Command::new("sleep").arg("1000").uid(user.uid()).spawn().unwrap();
+    let tree = fixture.tree("tree");
+    assert_eq!(fixture.run(&step("true"), &tree).0, Outcome::Exited(0));
+    assert_eq!(owner(&tree), user.uid() + 1, "the other slot goes on");
+    assert!(unkillable.try_wait().unwrap().is_none());
+    unkillable.kill().unwrap();
+    unkillable.wait().unwrap();
+    let tree = fixture.tree("again");
+    assert_eq!(fixture.run(&step("true"), &tree).0, Outcome::Exited(0));
+    assert_eq!(owner(&tree), user.uid(), "it is well again");
+}
+
+#[test]
+fn one_slot_and_several_take_turns_at_a_home() {
+    if !needs_root() {
+        return;
+    }
+    let user = TestUser::several(2);
+    let fixture = user.fixture();
+    let mut alone = user.config.clone();
+    alone.users.truncate(1);
+    let alone = sandbox_macos::BuildUserSandbox::new(alone).unwrap();
+    for round in 0..2 {
+        let tree = fixture.tree(&format!("several{round}"));
+        assert_eq!(fixture.run(&step("echo x > file"), &tree).0, Outcome::Exited(0));
+        let log = BuildLog::from_file(tempfile::tempfile().unwrap());
+        let cat = obuilder_core::Sandbox::run(
+            &alone,
+            &step("cat file; test -O file"),
+            &tree,
+            &log,
+            &Cancel::new(),
+            &|_| {},
+        );
+        assert_eq!(cat.unwrap(), Outcome::Exited(0));
+    }
+}
