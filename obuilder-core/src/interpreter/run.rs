@@ -83,8 +83,8 @@ impl Build<'_> {
         let (cache, sandbox, pin) =
             (self.builder.cache.clone(), self.builder.sandbox.clone(), base.clone());
         let request = StepRequest {
-            fresh: self.renews(&id),
             id,
+            fresh: false,
             base: Some(base.id().clone()),
             heading,
             keep_failed: self.options.keep_failed,
@@ -94,7 +94,7 @@ impl Build<'_> {
                 perform(step, cache.store(), &*sandbox, workspace).map(|()| None)
             }),
         };
-        self.step(request, client)
+        self.renewed_step(request, client)
     }
 }
 
