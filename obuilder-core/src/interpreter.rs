@@ -11,6 +11,7 @@ mod once;
 mod place;
 mod plan;
 mod run;
+mod secrets;
 mod source;
 
 use std::collections::HashMap;
@@ -76,7 +77,7 @@ impl Context {
 }
 
 /// How to build.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// Build every step anew (not the base images); each new result replaces the old one and what stood on that.
     pub no_cache: bool,
@@ -84,6 +85,15 @@ pub struct Options {
     pub keep_failed: bool,
     /// Longest time a command may run.
     pub timeout: Option<Duration>,
+    /// Hide the values of a step's secrets in its log, for everybody who reads it now or later.
+    pub redact: bool,
+}
+
+impl Default for Options {
+    /// No limits, nothing kept or built anew, secrets hidden.
+    fn default() -> Self {
+        Self { no_cache: false, keep_failed: false, timeout: None, redact: true }
+    }
 }
 
 impl Builder {
@@ -107,6 +117,9 @@ impl Builder {
             renewed: Once::default(),
             helpers: Helpers::new(self.sandbox.capabilities().slots),
         };
+        if options.redact {
+            secrets::warn_of_short(spec, context, observer);
+        }
         let build = Build { builder: self, context, options, cancel, observer, shared: &shared };
         let result = build.spec(spec, &Stage::default(), &Scope::default());
         self.cache.flush();

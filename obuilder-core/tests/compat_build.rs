@@ -97,7 +97,8 @@ fn build(builder: &Builder, case: &Case, dir: &Path) -> Vec<Said> {
         }
     }
     let said = Transcript::default();
-    let result = builder.build(&case.spec(), &context, &Options::default(), &Cancel::new(), &said);
+    let as_obuilder = Options { redact: false, ..Options::default() };
+    let result = builder.build(&case.spec(), &context, &as_obuilder, &Cancel::new(), &said);
     let mut said = said.0.into_inner().unwrap();
     match result {
         Ok(got) => said.push(Said::Line(format!("Got: \"{got}\""))),
