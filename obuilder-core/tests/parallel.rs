@@ -285,21 +285,28 @@ fn a_changed_image_is_noticed_by_all_of_them() {
 
 #[test]
 fn a_panic_in_one_build_does_not_leave_the_others_waiting() {
-    struct Panics;
+    /// Panics where `b` begins, or in it.
+    struct Panics(bool);
     impl Observer for Panics {
         fn event(&self, stage: &Stage, event: Event<'_>) {
-            assert!(stage.0 != ["b"] || !matches!(event, Event::Heading { .. }), "as planned");
+            let begins = matches!(event, Event::BuildStarted { name: "b", .. });
+            let in_it = stage.0 == ["b"] && matches!(event, Event::Heading { .. });
+            assert!(!(if self.0 { begins } else { in_it }), "as planned");
         }
     }
-    let world = World::new(scripted(2));
-    let text = nested(&[("a", "wait never"), ("b", "say b")]);
-    let build = || {
-        let (context, options) = (world.context(), Options::default());
-        world.builder.build(&spec(&text), &context, &options, &Cancel::new(), &Panics)
-    };
-    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(build));
-    assert!(caught.is_err());
-    world.store.assert_nothing_held();
+    let copy = "(build c ((from image) (copy (from (build b)) (src image) (dst x)))) (from image)";
+    let text = nested(&[("a", "wait never"), ("b", "say b")]).replace(" (from image))", copy);
+    let text = format!("{text})");
+    for panics in [Panics(true), Panics(false)] {
+        let world = World::new(scripted(2));
+        let build = || {
+            let (context, options) = (world.context(), Options::default());
+            world.builder.build(&spec(&text), &context, &options, &Cancel::new(), &panics)
+        };
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(build));
+        assert!(caught.is_err());
+        world.store.assert_nothing_held();
+    }
 }
 
 #[test]
@@ -309,4 +316,17 @@ fn two_failures_of_one_shared_step_are_one() {
     assert!(chain(&result.unwrap_err()).ends_with("exit status 4"));
     assert!(said.count("failed\n") >= 1);
     world.store.assert_nothing_held();
+}
+
+#[test]
+fn builds_may_be_nested_as_deep_as_a_spec_can_be() {
+    let world = World::new(scripted(2));
+    let deep = |name: &str| {
+        let inner = format!("((from image) (run (shell \"say {name}\")))");
+        (0..250).fold(inner, |inner, _| format!("((build in {inner}) (from image))"))
+    };
+    let text = format!("((build a {}) (build b {}) (from image))", deep("a"), deep("b"));
+    let (result, said) = world.build(&text);
+    result.unwrap();
+    assert_eq!(said.count("--> finished in"), 500);
 }

@@ -102,6 +102,7 @@ impl State {
 impl<'a> Group<'a> {
     /// Runs builds until each has been begun by somebody, waiting for those that others must wait for.
     fn work<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) {
+        let _stop = StopOnPanic(self);
         loop {
             match self.begin(scope) {
                 Found::Build(at, inner) => self.run(at, &inner),
@@ -115,6 +116,7 @@ impl<'a> Group<'a> {
 
     /// The same for a helper, which goes when it finds nothing to do at once.
     fn help<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) {
+        let _stop = StopOnPanic(self);
         while let Found::Build(at, inner) = self.begin(scope) {
             self.run(at, &inner);
         }
@@ -159,8 +161,6 @@ impl<'a> Group<'a> {
         let name = name.to_str_lossy();
         let mut stage = self.stage.clone();
         stage.0.push(name.clone().into_owned());
-        // A panic must not leave the others waiting for this one.
-        let _stop = StopOnPanic(self);
         let result = self.build.spec(spec, &stage, inner);
         match &result {
             Ok(result) => self.tell(Event::BuildFinished { name: &name, id: result.id() }),
@@ -213,7 +213,8 @@ enum Found<'a> {
     Nothing,
 }
 
-/// Stops the others when its thread panics; the panic itself goes on to whoever waits for the thread.
+/// Stops the others when its thread panics, so that they do not wait for what it had begun; the panic itself goes on to
+/// whoever waits for the thread.
 struct StopOnPanic<'a, 'b>(&'a Group<'b>);
 
 impl Drop for StopOnPanic<'_, '_> {

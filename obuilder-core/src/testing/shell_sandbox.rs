@@ -140,7 +140,10 @@ impl Sandbox for ShellSandbox {
                 return Err(unsupported(format!("`{target}` is no absolute path below `/`")));
             }
         }
-        Ok(())
+        match step.secrets_of_one_name() {
+            Some(name) => Err(unsupported(format!("two secrets are called `{name}`"))),
+            None => Ok(()),
+        }
     }
 
     fn locate(&self, path: &BStr) -> Result<PathBuf, SandboxError> {

@@ -147,6 +147,9 @@ impl Sandbox for StrictSandbox {
         if distinct.len() != targets.len() {
             return Err(unsupported("two mounts have one target"));
         }
+        if step.secrets_of_one_name().is_some() {
+            return Err(unsupported("two secrets have one name"));
+        }
         self.owner(&step.user)?;
         if step.network.iter().any(|network| network != "host") {
             return Err(unsupported("there is no network but `host`"));
