@@ -30,6 +30,10 @@ pub(crate) struct Args {
     #[arg(long = "secret", value_name = "ID:FILE")]
     secrets: Vec<String>,
 
+    /// Show secrets where a step prints them, instead of `***`
+    #[arg(long)]
+    no_redact: bool,
+
     /// Build every step anew
     #[arg(long)]
     no_cache: bool,
@@ -121,6 +125,7 @@ fn build(args: &Args, settings: &Settings, view: &Arc<dyn View>) -> Result<Resul
         no_cache: args.no_cache,
         keep_failed: settings.keep_failed(),
         timeout: settings.timeout(),
+        redact: !args.no_redact,
     };
     let teller = view.clone();
     let cancel = signals::cancel_on_signals(move |text| teller.note(text))?;
@@ -145,7 +150,9 @@ pub(crate) fn secrets(given: &[String]) -> Result<Vec<(BString, BString)>, Comma
         }
         let value = std::fs::read(Path::new(file)).map_err(|error| {
             let text = format!("failed to read the secret `{id}` from `{file}`");
-            CommandError::usage(text).caused_by(&error)
+            CommandError::usage(text).caused_by(&error).hint(format!(
+                "write the secret to that file, or name its file: `--secret {id}:FILE`"
+            ))
         })?;
         all.push((id.into(), value.into()));
     }
