@@ -272,11 +272,10 @@ unsafe fn leave_the_hosts() -> c_int {
     }
 }
 
-/// What was not found, and need not be.
+/// What was not found, and need not be; nor need a mask that lies in something covered be a mount of its own.
 fn allow_missing(result: c_int) -> Option<()> {
-    let missing = result == -1
-        && matches!(crate::launch::errno(), libc::ENOENT | libc::ENOTDIR | libc::ELOOP);
-    (result != -1 || missing).then_some(())
+    let missing = [libc::ENOENT, libc::ENOTDIR, libc::ELOOP, libc::EINVAL];
+    (result != -1 || missing.contains(&crate::launch::errno())).then_some(())
 }
 
 fn done(result: c_int) -> Option<c_int> {
