@@ -106,15 +106,20 @@ impl Profile {
         self.text.push_str("(deny file-write* (with no-log))\n");
         self.text.push_str(DEVICES);
         let (hidden, writable) = (canonical_all(&policy.hidden), canonical_all(&policy.writable));
-        let depths = depths(hidden.union(&writable).cloned().collect());
+        let mut readable = canonical_all(&policy.readable);
+        readable.retain(|path| is_inside(path, &hidden) && !writable.contains(path));
+        let depths =
+            depths([&hidden, &writable, &readable].into_iter().flatten().cloned().collect());
         let deepest = depths.values().max().map_or(0, |deepest| deepest + 1);
         for depth in 0..deepest {
             let at = |paths: &BTreeSet<PathBuf>| {
                 paths.iter().filter(|path| depths[*path] == depth).cloned().collect()
             };
-            let open: BTreeSet<PathBuf> = at(&writable);
+            let (seen, open): (BTreeSet<_>, BTreeSet<_>) = (at(&readable), at(&writable));
+            let passed = passages(seen.union(&open), &hidden);
             self.rule("deny file-read* file-write* (with no-log)", "subpath", at(&hidden));
-            self.rule("allow file-read-metadata", "literal", passages(&open, &hidden));
+            self.rule("allow file-read-metadata", "literal", passed);
+            self.rule("allow file-read*", "subpath", seen);
             self.rule("allow file-read* file-write*", "subpath", open);
         }
     }
@@ -168,10 +173,17 @@ fn depths(all: BTreeSet<PathBuf>) -> HashMap<PathBuf, usize> {
 }
 
 /// The hidden directories on the way to each of `open`, which have to be passed though not listed.
-fn passages(open: &BTreeSet<PathBuf>, hidden: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
-    let is_hidden = |dir: &Path| dir.ancestors().any(|above| hidden.contains(above));
-    let above = open.iter().flat_map(|path| path.ancestors().skip(1));
-    above.filter(|dir| is_hidden(dir)).map(Path::to_owned).collect()
+fn passages<'a>(
+    open: impl Iterator<Item = &'a PathBuf>,
+    hidden: &BTreeSet<PathBuf>,
+) -> BTreeSet<PathBuf> {
+    let above = open.flat_map(|path| path.ancestors().skip(1));
+    above.filter(|dir| is_inside(dir, hidden)).map(Path::to_owned).collect()
+}
+
+/// Whether `path` is one of `hidden` or lies in one.
+fn is_inside(path: &Path, hidden: &BTreeSet<PathBuf>) -> bool {
+    path.ancestors().any(|above| hidden.contains(above))
 }
 
 fn canonical_all(paths: &[PathBuf]) -> BTreeSet<PathBuf> {

@@ -125,6 +125,7 @@ fn the_nearest_rule_counts() {
     let mut policy = usual();
     policy.hidden = vec![store.into(), format!("{store}/home/mnt/secret").into()];
     policy.writable.push(format!("{store}/home/mnt/secret/cache").into());
+    policy.readable.push(format!("{store}/home.secrets").into());
     let profile = Profile::new(&policy);
     for (read, write, path) in [
         (true, false, "/usr/bin/cc"),
@@ -136,6 +137,7 @@ fn the_nearest_rule_counts() {
         (false, false, &format!("{store}/home/mnt/secret/x")),
         (true, true, &format!("{store}/home/mnt/secret/cache/x")),
         (false, false, &format!("{store}/home2")),
+        (true, false, &format!("{store}/home.secrets/key")),
     ] {
         assert_eq!(allows(&profile, "file-read-data", path), read, "read {path}");
         assert_eq!(allows(&profile, "file-write-data", path), write, "write {path}");
