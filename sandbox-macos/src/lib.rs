@@ -39,11 +39,14 @@ mod follow;
 mod jobs;
 mod kill;
 mod launch;
+mod leavings;
 mod relay;
 mod run;
 mod terminal;
 
 mod sandbox;
+
+pub mod probe;
 
 #[cfg(target_os = "linux")]
 mod linux;

@@ -41,6 +41,17 @@ impl Nesting {
     }
 }
 
+/// What came of a try to confine a process that forbids it nothing; an error says why it failed.
+pub(crate) fn judge(success: bool, stderr: &[u8]) -> Result<(), String> {
+    if success {
+        return Ok(());
+    }
+    Err(match REFUSALS.iter().any(|refusal| stderr.contains_str(refusal)) {
+        true => "obuild itself runs in a sandbox, and macOS allows none inside another".to_owned(),
+        false => format!("`sandbox-exec` fails: {}", stderr.trim().as_bstr()),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +77,15 @@ mod tests {
             check(&innocent, size, false);
             check(&(innocent.clone() + opam), size, true);
         }
+    }
+
+    #[test]
+    fn our_own_sandbox_is_told() {
+        assert_eq!(judge(true, b""), Ok(()));
+        let nested = judge(false, b"sandbox-exec: sandbox_apply: Operation not permitted\n");
+        assert!(nested.unwrap_err().starts_with("obuild itself runs in a sandbox"));
+        let other = judge(false, b"sandbox-exec: unbound variable: x\n").unwrap_err();
+        assert_eq!(other, "`sandbox-exec` fails: sandbox-exec: unbound variable: x");
     }
 
     #[test]

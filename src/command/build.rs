@@ -64,6 +64,7 @@ impl Set for Uses {
         Key::Uid,
         Key::UserPrefix,
         Key::Slots,
+        Key::Isolation,
     ];
 }
 

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fetch_dir::ImageDir;
-use sandbox_macos::Account;
+use sandbox_macos::{Account, Isolation};
 
 use super::config::ConfigFile;
 use super::place::Place;
-use super::table::{Form, Key, SETTINGS, Setting, switch};
+use super::table::{Form, Key, SETTINGS, Setting, isolation, switch};
 use crate::error::CommandError;
 use crate::progress::Style;
 use crate::store_url::{StoreUrl, parse_mode};
@@ -128,6 +128,11 @@ impl Settings {
             return Err(CommandError::usage(format!("there are no {slots} users from {first} on")));
         }
         Ok(Account::several(self.text(Key::UserPrefix), first, slots as usize))
+    }
+
+    /// How much steps are kept apart from the machine.
+    pub(crate) fn isolation(&self) -> Isolation {
+        isolation(self.text(Key::Isolation)).unwrap_or_default()
     }
 
     /// Longest time for one step.

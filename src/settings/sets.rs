@@ -24,5 +24,6 @@ impl Set for OfSteps {
         Key::Uid,
         Key::UserPrefix,
         Key::Slots,
+        Key::Isolation,
     ];
 }

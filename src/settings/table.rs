@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use sandbox_macos::Isolation;
+
 use super::place::Place;
 use super::resolve::Settings;
 use crate::progress::Style;
@@ -25,6 +27,8 @@ pub(crate) enum Key {
     UserPrefix,
     /// How many steps may run at once.
     Slots,
+    /// How much steps are kept apart from the machine.
+    Isolation,
     /// Longest time for one step.
     Timeout,
     /// Whether failed trees are kept.
@@ -81,7 +85,7 @@ impl Setting {
 }
 
 /// Every setting, in the order of [`Key`].
-pub(crate) static SETTINGS: [Setting; 13] = [
+pub(crate) static SETTINGS: [Setting; 14] = [
     Setting {
         key: Key::Store,
         name: "store",
@@ -151,6 +155,15 @@ pub(crate) static SETTINGS: [Setting; 13] = [
         form: Form::One,
         check: slots,
         default: |_, _| vec!["1".into()],
+    },
+    Setting {
+        key: Key::Isolation,
+        name: "isolation",
+        value_name: "HOW",
+        help: "Keep steps from the machine by all that the system has (full), or by users and networks alone (users)",
+        form: Form::One,
+        check: |text| isolation(text).map(drop),
+        default: |_, _| vec!["full".into()],
     },
     Setting {
         key: Key::Timeout,
@@ -240,6 +253,15 @@ fn uid(text: &str) -> Result<(), String> {
     }
 }
 
+/// Reads how much steps are kept apart.
+pub(crate) fn isolation(text: &str) -> Result<Isolation, String> {
+    match text {
+        "full" => Ok(Isolation::Full),
+        "users" => Ok(Isolation::Users),
+        _ => Err(format!("`{text}` is neither `full` nor `users`")),
+    }
+}
+
 fn slots(text: &str) -> Result<(), String> {
     match text.parse::<u32>() {
         Ok(1..=MOST_SLOTS) => Ok(()),
@@ -292,6 +314,7 @@ mod tests {
             (Key::Uid, "1", "4294967295"),
             (Key::UserPrefix, "mac", "Mac"),
             (Key::Slots, "2", "0"),
+            (Key::Isolation, "users", "none"),
             (Key::Timeout, "5m", "5"),
             (Key::KeepFailed, "yes", "maybe"),
             (Key::Progress, "json", "xml"),

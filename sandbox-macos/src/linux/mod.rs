@@ -6,6 +6,7 @@ pub(crate) mod confine;
 pub(crate) mod exit;
 pub(crate) mod keeper;
 pub(crate) mod mounted;
+pub(crate) mod probe;
 pub(crate) mod user;
 mod world;
 

@@ -1,37 +1,51 @@
-//! How a step is confined here: not yet by more than its user.
+//! Seatbelt, by `sandbox-exec`.
 
-use std::ffi::c_int;
-use std::io;
+use std::ffi::OsString;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
-use bstr::BString;
+use crate::nesting;
+use crate::policy::Policy;
+use crate::seatbelt::{Profile, canonical};
 
-use crate::confine::{Abilities, Confined};
+/// Its manual calls it deprecated; it is what Bazel, Homebrew, opam and SwiftPM use.
+const SANDBOX_EXEC: &str = "/usr/bin/sandbox-exec";
 
-/// There are no namespaces.
-pub(crate) fn probe() -> Abilities {
-    Abilities { network: false, world: false }
+/// Where the system keeps each user's caches and temporary files; permissions keep users apart there.
+const USER_DIRS: &str = "/private/var/folders";
+
+/// Whether steps can be confined: tried once, with a profile that forbids nothing, as Bazel does. An error says why not.
+pub(crate) fn seatbelt() -> Result<(), String> {
+    static TRIED: OnceLock<Result<(), String>> = OnceLock::new();
+    let try_it = || {
+        let mut command = Command::new(SANDBOX_EXEC);
+        command.args(["-p", "(version 1) (allow default)", "/usr/bin/true"]).stdin(Stdio::null());
+        match command.output() {
+            Ok(output) => nesting::judge(output.status.success(), &output.stderr),
+            Err(error) => Err(format!("`{SANDBOX_EXEC}` cannot be run: {error}")),
+        }
+    };
+    TRIED.get_or_init(try_it).clone()
 }
 
-/// What a child does to itself on its way to becoming the command.
-#[derive(Debug)]
-pub(crate) struct Confinement;
-
-impl Confinement {
-    /// Makes everything ready.
-    pub(crate) fn new(_step: &Confined<'_>) -> io::Result<Self> {
-        Ok(Self)
+/// What stands before a command's own arguments to run it under `policy`; nothing where it cannot be confined.
+pub(crate) fn prefix(policy: &Policy) -> Vec<OsString> {
+    if let Err(error) = seatbelt() {
+        tracing::warn!("steps are not confined: {error}");
+        return Vec::new();
     }
-
-    /// The command line that runs `argv` confined.
-    pub(crate) fn wrap(&self, argv: Vec<BString>) -> Vec<BString> {
-        argv
-    }
-
-    /// Nothing is to be done as root.
-    ///
-    /// # Safety
-    /// None.
-    pub(crate) unsafe fn enter(&self) -> c_int {
-        0
-    }
+    let real = |path: &std::path::PathBuf| path.canonicalize().unwrap_or_else(|_| canonical(path));
+    let all = |paths: &[std::path::PathBuf]| paths.iter().map(real).collect::<Vec<_>>();
+    let mut writable = all(&policy.writable);
+    writable.push(USER_DIRS.into());
+    let policy = Policy {
+        readable: all(&policy.readable),
+        writable,
+        executable: all(&policy.executable),
+        hidden: all(&policy.hidden),
+        network: policy.network,
+    };
+    let mut words = vec![SANDBOX_EXEC.into()];
+    words.extend(Profile::new(&policy).arguments());
+    words
 }

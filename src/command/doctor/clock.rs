@@ -54,7 +54,10 @@ fn judge(name: &'static str, written: SystemTime, now: SystemTime) -> Check {
         false => Check::ok(name, "the store's volume has this machine's time"),
         true => Check::weak(
             name,
-            format!("files on the store's volume are {} s away from this machine's time", apart.as_secs()),
+            format!(
+                "files on the store's volume are {} s away from this machine's time",
+                apart.as_secs()
+            ),
             "set both clocks by the network, or keep the store on a disk of this machine",
         ),
     }

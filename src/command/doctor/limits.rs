@@ -11,7 +11,10 @@ const FEW_PROCESSES: u64 = 512;
 
 /// The checks on limits.
 pub(super) fn checks() -> Vec<Check> {
-    let limits = [("open files", Resource::Nofile, FEW_FILES, "-n"), ("processes", Resource::Nproc, FEW_PROCESSES, "-u")];
+    let limits = [
+        ("open files", Resource::Nofile, FEW_FILES, "-n"),
+        ("processes", Resource::Nproc, FEW_PROCESSES, "-u"),
+    ];
     limits.map(|(name, resource, few, flag)| judge(name, getrlimit(resource), few, flag)).into()
 }
 
@@ -22,7 +25,10 @@ fn judge(name: &'static str, limit: Rlimit, few: u64, flag: &str) -> Check {
         Some(most) => Check::weak(
             name,
             format!("at most {most}, which is few for a build"),
-            format!("`ulimit {flag} {}` before obuild; under launchd, SoftResourceLimits in its plist", few * 4),
+            format!(
+                "`ulimit {flag} {}` before obuild; under launchd, SoftResourceLimits in its plist",
+                few * 4
+            ),
         ),
     }
 }

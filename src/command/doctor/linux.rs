@@ -26,7 +26,9 @@ pub(super) fn can_clone(dir: &Path) -> io::Result<bool> {
     let to = tempfile::tempfile_in(dir)?;
     match rustix::fs::ioctl_ficlone(&to, &from) {
         Ok(()) => Ok(true),
-        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS | Errno::XDEV) => Ok(false),
+        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS | Errno::XDEV) => {
+            Ok(false)
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -76,7 +78,8 @@ mod tests {
     #[test]
     fn either_controller_will_do() {
         // cgroups(7): name, hierarchy, groups, enabled.
-        let table = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t1\t1\t1\nmemory\t0\t5\t1\n";
+        let table =
+            "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t1\t1\t1\nmemory\t0\t5\t1\n";
         let off = table.replace("5\t1", "5\t0");
         for (controllers, table, mounted, expected) in [
             ("cpuset cpu io memory pids\n", "", false, Status::Ok),

@@ -20,7 +20,9 @@ pub(super) fn integrity(said: &Said) -> Check {
             format!("System Integrity Protection is not fully on: {status}"),
             "obuild does not need it off: `csrutil enable` in the recovery system",
         ),
-        None => Check::unknown(NAME, first_line(&said.text), "`csrutil status` as an administrator"),
+        None => {
+            Check::unknown(NAME, first_line(&said.text), "`csrutil status` as an administrator")
+        }
     }
 }
 
@@ -75,7 +77,9 @@ pub(super) fn spotlight(said: &Said, volume: &str) -> Check {
     const NAME: &str = "Spotlight";
     let remedy = format!("`sudo mdutil -i off -d '{volume}'`");
     match said.text.trim_end().lines().last().map(str::trim) {
-        Some(line) if line.contains("disabled") => Check::ok(NAME, "the store's volume is not indexed"),
+        Some(line) if line.contains("disabled") => {
+            Check::ok(NAME, "the store's volume is not indexed")
+        }
         Some("Indexing enabled.") => Check::weak(
             NAME,
             "the store's volume is indexed, which slows builds and keeps files busy",
@@ -118,8 +122,12 @@ pub(super) fn local_network(version: &Said, allowed: &Said, root: bool) -> Check
         Some(_) => Check::weak(
             NAME,
             match root {
-                true => "root reaches it; steps with `(network host)` may not, as nobody answers the system's question",
-                false => "what obuild starts may not reach it before somebody answers the system's question",
+                true => {
+                    "root reaches it; steps with `(network host)` may not, as nobody answers the system's question"
+                }
+                false => {
+                    "what obuild starts may not reach it before somebody answers the system's question"
+                }
             },
             remedy,
         ),
@@ -143,16 +151,26 @@ pub(super) fn rsync(said: &Said) -> Check {
         (true, false) => Check::ok(NAME, line),
         (true, true) => Check::weak(
             NAME,
-            format!("`{line}` is Apple's; obuild needs none, but opam and scripts may need the real one"),
+            format!(
+                "`{line}` is Apple's; obuild needs none, but opam and scripts may need the real one"
+            ),
             "`brew install rsync`",
         ),
-        (false, _) => Check::weak(NAME, "there is none; obuild needs none, but opam does", "`brew install rsync`"),
+        (false, _) => Check::weak(
+            NAME,
+            "there is none; obuild needs none, but opam does",
+            "`brew install rsync`",
+        ),
     }
 }
 
 /// Homebrew's pre-built packages are good for one prefix, by processor; `cp -c`, which `brew` uses, never leaves a volume
 /// (issue 132 of ocaml/infrastructure).
-pub(super) fn homebrew(arch: &str, there: impl Fn(&str) -> bool, same_volume: impl Fn(&str) -> bool) -> Check {
+pub(super) fn homebrew(
+    arch: &str,
+    there: impl Fn(&str) -> bool,
+    same_volume: impl Fn(&str) -> bool,
+) -> Check {
     const NAME: &str = "Homebrew";
     let (wanted, other) = match arch {
         "aarch64" => ("/opt/homebrew", "/usr/local"),
@@ -163,7 +181,9 @@ pub(super) fn homebrew(arch: &str, there: impl Fn(&str) -> bool, same_volume: im
         (true, _) if same_volume(wanted) => Check::ok(NAME, format!("in `{wanted}`")),
         (true, _) => Check::weak(
             NAME,
-            format!("`{wanted}` is on another volume than the store, where `brew` cannot clone files to"),
+            format!(
+                "`{wanted}` is on another volume than the store, where `brew` cannot clone files to"
+            ),
             "keep the store on the system's volume, or do not run `brew` in builds",
         ),
         (false, true) => Check::weak(

@@ -32,7 +32,10 @@ pub(super) fn checks(subject: &Subject<'_>) -> Vec<Check> {
         output::time_machine(&heard("/usr/bin/tmutil", &["isexcluded", &store]), &store),
         output::local_network(
             &heard("/usr/bin/sw_vers", &["-productVersion"]),
-            &heard("/usr/bin/defaults", &["read", local_network, "AllowedEthernetLocalNetworkAddresses"]),
+            &heard(
+                "/usr/bin/defaults",
+                &["read", local_network, "AllowedEthernetLocalNetworkAddresses"],
+            ),
             subject.root,
         ),
         output::command_line_tools(&heard("/usr/bin/xcode-select", &["-p"])),

@@ -71,9 +71,11 @@ fn copy_on_write(dir: &Path) -> Check {
                   a store on APFS, XFS or btrfs shares what is the same";
     match host::can_clone(dir) {
         Ok(true) => Check::ok(NAME, "the store's volume shares the blocks of copied files"),
-        Ok(false) => {
-            Check::weak(NAME, "the store's volume does not share the blocks of copied files", remedy)
-        }
+        Ok(false) => Check::weak(
+            NAME,
+            "the store's volume does not share the blocks of copied files",
+            remedy,
+        ),
         Err(error) => Check::unknown(NAME, error, "run obuild as a user who may write there"),
     }
 }

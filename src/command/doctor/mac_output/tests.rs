@@ -50,19 +50,38 @@ fn the_store_is_better_left_alone() {
     let on = said("/Volumes/builds:\n\tIndexing enabled. \n");
     check(&spotlight(&on, "/Volumes/builds"), Status::Weak, "is indexed");
     assert_eq!(spotlight(&on, "/v").remedy.unwrap(), "`sudo mdutil -i off -d '/v'`");
-    for off in ["Indexing disabled.", "Indexing and searching disabled.", "Spotlight server is disabled."] {
+    for off in
+        ["Indexing disabled.", "Indexing and searching disabled.", "Spotlight server is disabled."]
+    {
         check(&spotlight(&said(&format!("/:\n\t{off}\n")), "/"), Status::Ok, "not indexed");
     }
-    check(&spotlight(&failed("/x:\n\tError: unknown indexing state.\n"), "/"), Status::Weak, "cannot be told");
+    check(
+        &spotlight(&failed("/x:\n\tError: unknown indexing state.\n"), "/"),
+        Status::Weak,
+        "cannot be told",
+    );
     check(&spotlight(&failed(""), "/"), Status::Weak, "says nothing");
-    check(&time_machine(&said("[Excluded]    /Volumes/builds/store\n"), "/s"), Status::Ok, "not backed up");
-    check(&time_machine(&said("[Included]    /Volumes/builds/store\n"), "/s"), Status::Weak, "is backed up");
-    check(&time_machine(&failed("tmutil: no such file\n"), "/s"), Status::Weak, "tmutil: no such file");
+    check(
+        &time_machine(&said("[Excluded]    /Volumes/builds/store\n"), "/s"),
+        Status::Ok,
+        "not backed up",
+    );
+    check(
+        &time_machine(&said("[Included]    /Volumes/builds/store\n"), "/s"),
+        Status::Weak,
+        "is backed up",
+    );
+    check(
+        &time_machine(&failed("tmutil: no such file\n"), "/s"),
+        Status::Weak,
+        "tmutil: no such file",
+    );
 }
 
 #[test]
 fn the_local_network_is_guarded_from_version_15_on() {
-    let unset = failed("The domain/default pair of (com.apple.network.local-network, …) does not exist\n");
+    let unset =
+        failed("The domain/default pair of (com.apple.network.local-network, …) does not exist\n");
     let set = said("(\n    \"10.0.0.0/8\",\n    \"192.168.0.0/16\"\n)\n");
     check(&local_network(&said("14.7.1\n"), &unset, false), Status::Ok, "asks nobody");
     check(&local_network(&said("15.5\n"), &unset, false), Status::Weak, "what obuild starts");
@@ -73,12 +92,28 @@ fn the_local_network_is_guarded_from_version_15_on() {
 
 #[test]
 fn tools_are_there_or_not() {
-    check(&command_line_tools(&said("/Library/Developer/CommandLineTools\n")), Status::Ok, "`/Library");
+    check(
+        &command_line_tools(&said("/Library/Developer/CommandLineTools\n")),
+        Status::Ok,
+        "`/Library",
+    );
     let none = "xcode-select: error: unable to get active developer directory, use `sudo xcode-select --switch path`\n";
     check(&command_line_tools(&failed(none)), Status::Weak, "no compiler");
-    check(&rsync(&said("rsync  version 3.4.1  protocol version 32\nCopyright\n")), Status::Ok, "3.4.1");
-    check(&rsync(&said("openrsync: protocol version 29\nrsync version 2.6.9 compatible\n")), Status::Weak, "Apple's");
-    check(&rsync(&failed("env: rsync: No such file or directory\n")), Status::Weak, "there is none");
+    check(
+        &rsync(&said("rsync  version 3.4.1  protocol version 32\nCopyright\n")),
+        Status::Ok,
+        "3.4.1",
+    );
+    check(
+        &rsync(&said("openrsync: protocol version 29\nrsync version 2.6.9 compatible\n")),
+        Status::Weak,
+        "Apple's",
+    );
+    check(
+        &rsync(&failed("env: rsync: No such file or directory\n")),
+        Status::Weak,
+        "there is none",
+    );
 }
 
 #[test]
