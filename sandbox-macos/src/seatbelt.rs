@@ -8,9 +8,10 @@
 //! one with a filter, except where nothing may be allowed again.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use bstr::BString;
 
 use crate::policy::{Network, Policy};
 
@@ -77,11 +78,11 @@ impl Profile {
     }
 
     /// What `sandbox-exec` is told: everything between its own name and the command's.
-    pub(crate) fn arguments(&self) -> Vec<OsString> {
-        let mut arguments = vec!["-p".into(), self.text.clone().into()];
+    pub(crate) fn arguments(&self) -> Vec<BString> {
+        let mut arguments = vec!["-p".into(), self.text.as_str().into()];
         for (name, path) in &self.parameters {
             let value = [name.as_bytes(), b"=", path.as_os_str().as_bytes()].concat();
-            arguments.extend(["-D".into(), OsString::from_vec(value)]);
+            arguments.extend(["-D".into(), value.into()]);
         }
         arguments.push("--".into());
         arguments
@@ -208,6 +209,15 @@ pub(crate) fn canonical(path: &Path) -> PathBuf {
         true => Path::new("/private").join(path.strip_prefix("/").unwrap_or(&path)),
         false => path,
     }
+}
+
+/// Follows the links on the way to `path`, as far as it is there; the rest is what [`canonical`] makes of it.
+pub(crate) fn real(path: &Path) -> PathBuf {
+    let found = path.ancestors().find_map(|dir| Some((dir, dir.canonicalize().ok()?)));
+    canonical(&match found {
+        Some((dir, real)) => real.join(path.strip_prefix(dir).unwrap_or(Path::new(""))),
+        None => path.to_owned(),
+    })
 }
 
 #[cfg(test)]

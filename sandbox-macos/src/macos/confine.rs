@@ -1,18 +1,29 @@
-//! Seatbelt, by `sandbox-exec`.
+//! How a step is confined here: by Seatbelt, through `sandbox-exec`.
+//!
+//! Its manual calls the program deprecated; Bazel, Homebrew, opam and SwiftPM all use it, and macOS 26 enforces it.
 
-use std::ffi::OsString;
+use std::ffi::c_int;
+use std::io;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use bstr::BString;
+
+use crate::confine::{Abilities, Confined};
 use crate::nesting;
 use crate::policy::Policy;
-use crate::seatbelt::{Profile, canonical};
+use crate::seatbelt::{Profile, real};
 
-/// Its manual calls it deprecated; it is what Bazel, Homebrew, opam and SwiftPM use.
 const SANDBOX_EXEC: &str = "/usr/bin/sandbox-exec";
 
 /// Where the system keeps each user's caches and temporary files; permissions keep users apart there.
 const USER_DIRS: &str = "/private/var/folders";
+
+/// Seatbelt keeps steps from the network; there are no mounts of a step's own.
+pub(crate) fn probe() -> Abilities {
+    Abilities { network: seatbelt().is_ok(), world: false }
+}
 
 /// Whether steps can be confined: tried once, with a profile that forbids nothing, as Bazel does. An error says why not.
 pub(crate) fn seatbelt() -> Result<(), String> {
@@ -28,24 +39,40 @@ pub(crate) fn seatbelt() -> Result<(), String> {
     TRIED.get_or_init(try_it).clone()
 }
 
-/// What stands before a command's own arguments to run it under `policy`; nothing where it cannot be confined.
-pub(crate) fn prefix(policy: &Policy) -> Vec<OsString> {
-    if let Err(error) = seatbelt() {
-        tracing::warn!("steps are not confined: {error}");
-        return Vec::new();
+/// What stands before a command's own arguments; nothing where it is not confined.
+#[derive(Debug)]
+pub(crate) struct Confinement(Vec<BString>);
+
+impl Confinement {
+    /// Makes everything ready. The step's directories are there by now, so links on the way to them can be followed.
+    pub(crate) fn new(step: &Confined<'_>) -> io::Result<Self> {
+        let Some(policy) = step.policy.filter(|_| seatbelt().is_ok()) else {
+            return Ok(Self(Vec::new()));
+        };
+        let all = |paths: &[PathBuf]| paths.iter().map(|path| real(path)).collect::<Vec<_>>();
+        let mut writable = all(&policy.writable);
+        writable.push(USER_DIRS.into());
+        let profile = Profile::new(&Policy {
+            readable: all(&policy.readable),
+            writable,
+            executable: all(&policy.executable),
+            hidden: all(&policy.hidden),
+            network: policy.network,
+        });
+        let program = [BString::from(SANDBOX_EXEC)];
+        Ok(Self(program.into_iter().chain(profile.arguments()).collect()))
     }
-    let real = |path: &std::path::PathBuf| path.canonicalize().unwrap_or_else(|_| canonical(path));
-    let all = |paths: &[std::path::PathBuf]| paths.iter().map(real).collect::<Vec<_>>();
-    let mut writable = all(&policy.writable);
-    writable.push(USER_DIRS.into());
-    let policy = Policy {
-        readable: all(&policy.readable),
-        writable,
-        executable: all(&policy.executable),
-        hidden: all(&policy.hidden),
-        network: policy.network,
-    };
-    let mut words = vec![SANDBOX_EXEC.into()];
-    words.extend(Profile::new(&policy).arguments());
-    words
+
+    /// The command line that runs `argv` confined.
+    pub(crate) fn wrap(&self, argv: Vec<BString>) -> Vec<BString> {
+        self.0.iter().cloned().chain(argv).collect()
+    }
+
+    /// Nothing is to be done as root: `sandbox-exec` confines itself, as the build user.
+    ///
+    /// # Safety
+    /// None.
+    pub(crate) unsafe fn enter(&self) -> c_int {
+        0
+    }
 }

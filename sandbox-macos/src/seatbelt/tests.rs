@@ -1,4 +1,6 @@
 use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 
 use super::*;
 
@@ -182,8 +184,8 @@ fn paths_need_no_quoting() {
     let arguments = profile.arguments();
     assert_eq!(arguments.first().unwrap(), "-p");
     assert_eq!(arguments.last().unwrap(), "--");
-    let value = arguments.iter().find(|one| one.as_bytes().starts_with(b"PATH_0=")).unwrap();
-    assert_eq!(value.as_bytes(), b"PATH_0=/a \"b\") (allow default)\n\xff");
+    let value = arguments.iter().find(|one| one.starts_with(b"PATH_0=")).unwrap();
+    assert_eq!(*value, b"PATH_0=/a \"b\") (allow default)\n\xff");
 }
 
 #[test]
@@ -202,4 +204,15 @@ fn paths_are_those_of_the_kernel() {
     ] {
         assert_eq!(canonical(Path::new(path)), Path::new(expected), "{path}");
     }
+}
+
+#[test]
+fn links_are_followed_as_far_as_they_lead() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().canonicalize().unwrap();
+    std::fs::create_dir(dir.join("there")).unwrap();
+    std::os::unix::fs::symlink("there", dir.join("link")).unwrap();
+    assert_eq!(real(&dir.join("link/not/yet")), canonical(&dir.join("there/not/yet")));
+    assert_eq!(real(&dir.join("link")), canonical(&dir.join("there")));
+    assert_eq!(real(Path::new("/nowhere/at/all")), Path::new("/nowhere/at/all"));
 }
