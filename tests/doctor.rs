@@ -91,6 +91,18 @@ fn looking_changes_nothing() {
 }
 
 #[test]
+fn a_choice_of_less_is_told() {
+    let world = World::new();
+    let found = report(&world, ["--isolation=users"], 0);
+    let isolation = check(&found, "isolation");
+    assert_eq!(isolation["status"], "weak", "{isolation}");
+    if root_or_skip("a build user") {
+        assert!(isolation["remedy"].as_str().unwrap().contains("--isolation=full"));
+    }
+    world.run(["doctor", "--isolation=none"]).code(2).says("neither `full` nor `users`");
+}
+
+#[test]
 fn every_slot_has_its_user() {
     let world = World::new();
     let report = report(&world, ["--slots=3", "--uid=40990"], 0);

@@ -4,11 +4,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::unistd::User;
-use sandbox_macos::Account;
+use sandbox_macos::{Account, Isolation};
 
 use super::check::Check;
 use super::subject::Subject;
 use crate::error::CommandError;
+use crate::settings::Key;
 
 /// The checks on users.
 pub(super) fn checks(subject: &Subject<'_>) -> Result<Vec<Check>, CommandError> {
@@ -20,20 +21,29 @@ pub(super) fn checks(subject: &Subject<'_>) -> Result<Vec<Check>, CommandError> 
         )]);
     }
     let users = subject.settings.users()?;
-    let mut checks = vec![isolation(users.len())];
+    let mut checks = vec![isolation(subject, users.len())];
     checks.extend(users.iter().map(build_user));
     checks.push(path_to_home(&subject.home));
     Ok(checks)
 }
 
-fn isolation(slots: usize) -> Check {
-    Check::ok(
-        "isolation",
-        match slots {
-            1 => "steps run as a build user of their own".to_owned(),
-            slots => format!("steps run as one of {slots} build users, as many at once"),
-        },
-    )
+fn isolation(subject: &Subject<'_>, slots: usize) -> Check {
+    const NAME: &str = "isolation";
+    let users = match slots {
+        1 => "steps run as a build user of their own".to_owned(),
+        slots => format!("steps run as one of {slots} build users, as many at once"),
+    };
+    match subject.settings.isolation() {
+        Isolation::Full => Check::ok(NAME, users),
+        Isolation::Users => Check::weak(
+            NAME,
+            format!(
+                "{users}, and are kept apart by nothing more ({})",
+                subject.settings.of(Key::Isolation).1
+            ),
+            "--isolation=full uses all that the system has",
+        ),
+    }
 }
 
 fn build_user(user: &Account) -> Check {
