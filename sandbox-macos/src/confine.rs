@@ -13,6 +13,8 @@ pub struct Abilities {
     pub network: bool,
     /// A step can have a view of the filesystem of its own.
     pub world: bool,
+    /// A step can be kept to its policy: what it reads and writes.
+    pub policy: bool,
 }
 
 /// One step to be confined.

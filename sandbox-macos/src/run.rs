@@ -16,7 +16,7 @@ use crate::command::Actor;
 use crate::config::{Config, Isolation};
 use crate::confine::{Abilities, Confined};
 use crate::error::{Error, Result};
-use crate::follow::{Stop, drain, follow};
+use crate::follow::{Lines, Stop, drain, follow};
 use crate::home::{Home, Placed};
 use crate::kill::Leash;
 use crate::launch::{Launch, Running, Session, Stage};
@@ -81,13 +81,16 @@ impl Run<'_> {
             Ok(running) => Leash::new(running, self.uid())?,
             Err(error) => return not_executed(self.step, &error, log),
         };
-        if self.is_refused_a_network() {
-            log.write(OPEN_NETWORK.as_bytes()).map_err(Error::io("write the build log"))?;
+        let refused = self.is_refused_a_network();
+        let log = &mut Lines::new(log, self.refuses_nesting());
+        if refused {
+            log.tell(OPEN_NETWORK).map_err(Error::io("write the build log"))?;
         }
         let mut output = File::from(output);
         let stop = follow(&mut output, leash.exit(), log, self.cancel, self.step.timeout);
         let status = leash.end()?;
-        drain(&mut output, log).map_err(Error::io("write the build log"))?;
+        let drained = drain(&mut output, log).and_then(|()| log.advise());
+        drained.map_err(Error::io("write the build log"))?;
         Ok(match stop.map_err(Error::io("follow the command's output"))? {
             Stop::Ended => outcome(status),
             Stop::Cancelled => Outcome::Cancelled,
@@ -154,7 +157,12 @@ impl Run<'_> {
     /// Whether the step is to be kept from the host's network, and is not.
     fn is_refused_a_network(&self) -> bool {
         let wanted = self.owner.is_some() && self.step.network.is_empty();
-        wanted && platform::child::ISOLATES_NETWORK && !self.abilities.network
+        wanted && !self.abilities.network
+    }
+
+    /// Whether the step cannot start a sandbox of its own.
+    fn refuses_nesting(&self) -> bool {
+        platform::confine::REFUSES_NESTING && self.owner.is_some() && self.abilities.policy
     }
 
     fn launch(&self, wanted: &Wanted<'_>, session: Session) -> Result<Launch> {

@@ -126,8 +126,9 @@ impl BuildUserSandbox {
     /// Finds out what the system grants to steps of build users, by trying it in a process of its own. Until this or a
     /// step has tried, [`Capabilities::weaknesses`] hopes for the best, so that looking things up costs no process.
     pub fn abilities(&self) -> Abilities {
-        let none = Abilities { network: false, world: false };
-        if self.root { *self.abilities.get_or_init(platform::confine::probe) } else { none }
+        let none = Abilities { network: false, world: false, policy: false };
+        let probe = || platform::confine::probe(self.config.isolation);
+        if self.root { *self.abilities.get_or_init(probe) } else { none }
     }
 
     fn weaknesses(&self) -> Vec<String> {
@@ -140,12 +141,12 @@ impl BuildUserSandbox {
         }
         let known = self.abilities.get();
         let open = |granted: fn(&Abilities) -> bool| known.is_some_and(|known| !granted(known));
-        if !self.root || open(|known| known.network) || !platform::child::ISOLATES_NETWORK {
+        if !self.root || open(|known| known.network) {
             weaknesses
                 .push("steps without `(network host)` reach the network all the same".to_owned());
         }
-        let world = self.root && self.config.isolation == Isolation::Full;
-        if world && open(|known| known.world) {
+        let policy = self.root && self.config.isolation == Isolation::Full;
+        if policy && open(|known| known.policy) {
             weaknesses.push(
                 "steps see the store, and write wherever plain permissions let them".to_owned(),
             );

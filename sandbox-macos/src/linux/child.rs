@@ -5,9 +5,6 @@ use std::mem;
 
 use nix::libc;
 
-/// Whether [`isolate_network`] is worth a try.
-pub(crate) const ISOLATES_NETWORK: bool = true;
-
 /// Lets exec close every descriptor but the standard streams. -1 and errno on failure.
 pub(crate) fn close_others_on_exec() -> c_int {
     // SAFETY: sets a flag on descriptors of this process, which is about to exec.

@@ -7,10 +7,11 @@ use bstr::BString;
 use nix::libc;
 
 use super::world::World;
+use crate::config::Isolation;
 use crate::confine::{Abilities, Confined};
 
 /// Tries what is granted, in a child that comes to nothing.
-pub(crate) fn probe() -> Abilities {
+pub(crate) fn probe(_wanted: Isolation) -> Abilities {
     let tries = || {
         let network = super::child::isolate_network() == 0;
         let world = World::is_granted();
@@ -21,8 +22,12 @@ pub(crate) fn probe() -> Abilities {
     let tried = unsafe { crate::launch::fork(tries) };
     let status = tried.and_then(|pid| crate::launch::Running { pid, keeper: None }.reap());
     let granted = status.map_or(0, |status| libc::WEXITSTATUS(status));
-    Abilities { network: granted & 1 != 0, world: granted & 2 != 0 }
+    let world = granted & 2 != 0;
+    Abilities { network: granted & 1 != 0, world, policy: world }
 }
+
+/// Steps may nest as many of these as they like.
+pub(crate) const REFUSES_NESTING: bool = false;
 
 /// What a child does to itself on its way to becoming the command.
 #[derive(Debug)]

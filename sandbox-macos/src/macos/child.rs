@@ -4,9 +4,6 @@ use std::ffi::c_int;
 
 use nix::libc;
 
-/// There is no network namespace.
-pub(crate) const ISOLATES_NETWORK: bool = false;
-
 /// Lets exec close every descriptor but the standard streams.
 pub(crate) fn close_others_on_exec() -> c_int {
     // SAFETY: sets a flag on descriptors of this process, which is about to exec.
@@ -18,7 +15,7 @@ pub(crate) fn close_others_on_exec() -> c_int {
     0
 }
 
-/// Does nothing: see [`ISOLATES_NETWORK`].
+/// Does nothing: there is no network namespace, and Seatbelt does it, see `confine`.
 pub(crate) fn isolate_network() -> c_int {
     0
 }

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 
 use bstr::BString;
 
+use crate::config::Isolation;
 use crate::confine::{Abilities, Confined};
 use crate::nesting;
 use crate::policy::Policy;
@@ -20,9 +21,13 @@ const SANDBOX_EXEC: &str = "/usr/bin/sandbox-exec";
 /// Where the system keeps each user's caches and temporary files; permissions keep users apart there.
 const USER_DIRS: &str = "/private/var/folders";
 
-/// Seatbelt keeps steps from the network; there are no mounts of a step's own.
-pub(crate) fn probe() -> Abilities {
-    Abilities { network: seatbelt().is_ok(), world: false }
+/// No process in a sandbox can have one of its own.
+pub(crate) const REFUSES_NESTING: bool = true;
+
+/// Seatbelt keeps steps from the network too; there are no mounts of a step's own.
+pub(crate) fn probe(wanted: Isolation) -> Abilities {
+    let confined = wanted == Isolation::Full && seatbelt().is_ok();
+    Abilities { network: confined, world: false, policy: confined }
 }
 
 /// Whether steps can be confined: tried once, with a profile that forbids nothing, as Bazel does. An error says why not.
@@ -46,7 +51,8 @@ pub(crate) struct Confinement(Vec<BString>);
 impl Confinement {
     /// Makes everything ready. The step's directories are there by now, so links on the way to them can be followed.
     pub(crate) fn new(step: &Confined<'_>) -> io::Result<Self> {
-        let Some(policy) = step.policy.filter(|_| seatbelt().is_ok()) else {
+        let Some(policy) = step.policy.filter(|_| step.owner.is_some() && seatbelt().is_ok())
+        else {
             return Ok(Self(Vec::new()));
         };
         let all = |paths: &[PathBuf]| paths.iter().map(|path| real(path)).collect::<Vec<_>>();
