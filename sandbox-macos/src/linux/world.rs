@@ -157,7 +157,12 @@ impl World {
                 self.show_secrets(home)?;
             }
             for mask in &self.masks {
-                allow_missing(set_attributes(&mask.path, 0, READ_ONLY))?;
+                let set = set_attributes(&mask.path, 0, READ_ONLY);
+                // Where a temporary directory has been covered, nothing was there to be masked; the way to the home is now.
+                if set == -1 && crate::launch::errno() == libc::EINVAL {
+                    continue;
+                }
+                allow_missing(set)?;
             }
             Some(())
         }
