@@ -48,6 +48,13 @@ impl World {
         Self { dir, uid: UidLease::take() }
     }
 
+    /// One whose steps see the files of its tests, which with a view of their own they would not.
+    pub fn without_views() -> Self {
+        let world = Self::new();
+        world.write("config.toml", "isolation = \"users\"\n");
+        world
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
