@@ -36,8 +36,8 @@ pub(crate) fn sandbox(settings: &Settings) -> Result<Arc<dyn Sandbox>, CommandEr
 /// Makes the sandbox, as what it is.
 pub(crate) fn build_user_sandbox(settings: &Settings) -> Result<BuildUserSandbox, CommandError> {
     let hidden = vec![settings.store()?.path];
-    let (users, isolation) = (settings.users()?, settings.isolation());
-    let config = Config { users, hidden, isolation, ..Config::new(settings.home()) };
+    let (users, isolation, limits) = (settings.users()?, settings.isolation(), settings.limits());
+    let config = Config { users, hidden, isolation, limits, ..Config::new(settings.home()) };
     Ok(BuildUserSandbox::new(config)?)
 }
 

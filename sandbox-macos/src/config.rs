@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::limits::Limits;
 use crate::slot::Slot;
 
 /// Settings of a [`crate::BuildUserSandbox`].
@@ -22,6 +23,8 @@ pub struct Config {
     pub isolation: Isolation,
     /// Where locks that are good for the whole machine lie; made if missing. Used by root alone.
     pub lock_dir: PathBuf,
+    /// What each step may use.
+    pub limits: Limits,
 }
 
 /// Name and number of a build user.
@@ -54,6 +57,7 @@ impl Config {
             hidden: Vec::new(),
             isolation: Isolation::default(),
             lock_dir: crate::platform::LOCK_DIR.into(),
+            limits: Limits::default(),
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use obuilder_core::{BuildLog, Cancel};
 
+use crate::limits::CpuClock;
 use crate::nesting::{self, Nesting};
 
 /// Most that is read from the pipe after everything has been killed: more than any pipe holds.
@@ -22,6 +23,8 @@ pub(crate) enum Stop {
     Cancelled,
     /// The time limit has passed.
     TimedOut(Duration),
+    /// The step has used up its CPU time.
+    Spent,
 }
 
 /// The build log, with lines of our own between those of a command.
@@ -60,13 +63,13 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// Copies `output` to `log` until `exit` is readable, `cancel` is cancelled or the time is over.
+/// Copies `output` to `log` until `exit` is readable, `cancel` is cancelled or one of the times is over.
 pub(crate) fn follow(
     output: &mut File,
     exit: BorrowedFd<'_>,
     log: &mut Lines<'_>,
     cancel: &Cancel,
-    limit: Option<Duration>,
+    (limit, mut cpu): (Option<Duration>, CpuClock<'_>),
 ) -> io::Result<Stop> {
     let deadline = limit.and_then(|limit| Some((limit, Instant::now().checked_add(limit)?)));
     let cancelled = cancel.readable()?;
@@ -77,6 +80,11 @@ pub(crate) fn follow(
         if let (Some((limit, _)), Some(Duration::ZERO)) = (deadline, left) {
             return Ok(Stop::TimedOut(limit));
         }
+        let cpu_left = cpu.left();
+        if cpu_left == Some(Duration::ZERO) {
+            return Ok(Stop::Spent);
+        }
+        let left = left.into_iter().chain(cpu_left).min();
         // Once its end has been met, the output is always readable.
         let watched = open.then_some(output.as_fd());
         match wait([Some(cancelled.as_fd()), Some(exit), watched], left)? {

@@ -4,7 +4,8 @@
 //! [`BuildUserSandbox`]. One step goes through the modules below in the order in which they stand:
 //! the spec's paths are found in the home (`paths`), the user and the home are locked (`lock`) and the user made
 //! if it is missing (`user`), the tree takes the home's place (`home`), the command is started (`launch`) and
-//! followed (`follow`), everything it started is killed (`kill`), and the tree goes back.
+//! followed (`follow`) within its limits (`limits`), everything it started is killed (`kill`), what it left elsewhere is removed
+//! (`sweep`), and the tree goes back.
 //!
 //! As root each step runs as the build user. As anybody else it runs as the calling user, and
 //! [`obuilder_core::contracts::Capabilities::weaknesses`] says what that means.
@@ -12,6 +13,7 @@
 mod error;
 
 mod config;
+mod limits;
 mod paths;
 mod policy;
 mod slot;
@@ -29,6 +31,7 @@ mod lock;
 mod mounts;
 mod pool;
 mod stuck;
+mod sweep;
 mod tree;
 mod user;
 
@@ -69,5 +72,6 @@ use macos as platform;
 pub use config::{Account, Config, Isolation};
 pub use confine::Abilities;
 pub use error::Error;
+pub use limits::Limits;
 pub use sandbox::BuildUserSandbox;
 pub use user::BuildUser;

@@ -16,12 +16,14 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::kill::{everything_of, names};
 use crate::lock::Lock;
+use crate::platform::cgroup::Group;
 use crate::slot::Slot;
 use crate::user::{self, BuildUser, closed_ancestor};
+use crate::{platform, sweep};
 
-/// Text of a user's lock while a step may run.
+/// Text of a user's lock while a step may run. Lines with the directories of its control group follow.
 const BUSY: &str = "a step runs";
-/// Text of the lock of a user who has unkillable processes.
+/// Text of the lock of a user who has unkillable processes; the same lines follow.
 const ASIDE: &str = "put aside";
 /// How often a waiting step looks for a free slot.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -145,7 +147,7 @@ impl Pool {
                 continue;
             }
             let Some(mut lock) = Lock::attempt(&slot.lock_path())? else { continue };
-            if lock.text() == BUSY && clear(slot, &mut lock, true)?.is_none() {
+            if state(&lock) == BUSY && clear(slot, &mut lock, true)?.is_none() {
                 tidy(slot);
             }
         }
@@ -160,30 +162,53 @@ fn clear(slot: &Slot, lock: &mut Lock, look: bool) -> Result<Option<String>> {
     if lock.text().is_empty() {
         return Ok(None);
     }
-    if lock.text() == ASIDE {
+    if state(lock) == ASIDE {
         let alive = if look { user::alive(slot)? } else { Vec::new() };
         if !look || !alive.is_empty() {
             return Ok(Some(format!("build user `{name}` has {}", names(&alive))));
         }
     }
+    platform::services::stop_of(uid);
     match everything_of(uid) {
         Ok(()) => {
+            groups(lock).for_each(platform::cgroup::remove_left);
+            sweep::after(slot.owner(), &slot.home);
             lock.set_text("")?;
             Ok(None)
         }
         Err(Error::Survivors(alive)) => {
             tracing::warn!("build user `{name}` is put aside: {alive} cannot be killed");
-            lock.set_text(ASIDE)?;
+            let text = groups(lock).fold(ASIDE.to_owned(), with_line);
+            lock.set_text(&text)?;
             Ok(Some(format!("build user `{name}` has {alive}")))
         }
         Err(error) => Err(error),
     }
 }
 
+/// What a lock's text says, without the control groups.
+fn state(lock: &Lock) -> &str {
+    lock.text().lines().next().unwrap_or_default()
+}
+
+/// The control groups in a lock's text.
+fn groups(lock: &Lock) -> impl Iterator<Item = &Path> {
+    lock.text().lines().skip(1).map(Path::new)
+}
+
+fn with_line(text: String, dir: &Path) -> String {
+    format!("{text}\n{}", dir.display())
+}
+
 impl Taken {
-    /// From now on a killed run leaves processes.
-    pub(crate) fn set_busy(&mut self) -> Result<()> {
-        self.lock.set_text(BUSY)
+    /// From now on a killed run leaves processes, and `group` once it is made.
+    pub(crate) fn set_busy(&mut self, group: &Group) -> Result<()> {
+        self.lock.set_text(&group.dirs().into_iter().fold(BUSY.to_owned(), with_line))
+    }
+
+    /// Removes what the user, of whom nothing lives any more, has left outside its home.
+    pub(crate) fn sweep(&self) {
+        sweep::after(self.user.owner, &self.slot.home);
     }
 
     /// Nothing of the user lives any more.

@@ -20,8 +20,10 @@ use crate::follow::{Lines, Stop, drain, follow};
 use crate::home::{Home, Placed};
 use crate::kill::Leash;
 use crate::launch::{Launch, Running, Session, Stage};
+use crate::limits::Bounds;
 use crate::mounts::Wanted;
 use crate::platform;
+use crate::platform::cgroup::Group;
 use crate::platform::confine::Confinement;
 use crate::policy::Policy;
 use crate::pool::Taken;
@@ -52,6 +54,13 @@ pub(crate) struct Run<'a> {
     pub(crate) owner: Option<Owner>,
 }
 
+/// What a command is started with.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    wanted: &'a Wanted<'a>,
+    bounds: &'a Bounds,
+}
+
 impl Run<'_> {
     /// Runs the step in `tree`. What has been `taken` for it is busy from its start until nothing of it lives.
     pub(crate) fn in_tree(&self, tree: &Path, mut taken: Option<&mut Taken>) -> Result<Outcome> {
@@ -60,22 +69,26 @@ impl Run<'_> {
         let wanted = Wanted::new(self.config, self.step).map_err(refused)?;
         let in_memory = self.has_world();
         let mut placed = home.place(tree, self.owner, &wanted, in_memory)?;
+        let group = self.uid().map(|uid| Group::planned(&self.config.limits, uid));
+        let group = group.unwrap_or_default();
         if let Some(taken) = taken.as_mut() {
-            taken.set_busy()?;
+            taken.set_busy(&group)?;
         }
         placed.start();
-        let outcome = self.run_placed(&wanted);
+        let bounds = Bounds::make(self.config.limits, self.owner.is_some(), group);
+        let outcome = self.run_placed(Given { wanted: &wanted, bounds: &bounds });
+        drop(bounds);
         leave(placed, taken, outcome)
     }
 
-    fn run_placed(&self, wanted: &Wanted<'_>) -> Result<Outcome> {
+    fn run_placed(&self, given: Given<'_>) -> Result<Outcome> {
         let null = File::open("/dev/null").map_err(Error::io("open `/dev/null`"))?;
         let Screen::Log(log) = self.screen else {
-            return self.run_on_caller_terminal(wanted);
+            return self.run_on_caller_terminal(given);
         };
         let (output, write) = crate::launch::pipe().map_err(Error::io("make a pipe"))?;
-        let started =
-            self.start(wanted, Session::Own, [null.as_fd(), write.as_fd(), write.as_fd()])?;
+        let streams = [null.as_fd(), write.as_fd(), write.as_fd()];
+        let started = self.start(given, Session::Own, streams)?;
         drop(write);
         let leash = match started {
             Ok(running) => Leash::new(running, self.uid())?,
@@ -87,26 +100,32 @@ impl Run<'_> {
             log.tell(OPEN_NETWORK).map_err(Error::io("write the build log"))?;
         }
         let mut output = File::from(output);
-        let stop = follow(&mut output, leash.exit(), log, self.cancel, self.step.timeout);
+        let times = (self.step.timeout, given.bounds.clock());
+        let stop = follow(&mut output, leash.exit(), log, self.cancel, times);
         let status = leash.end()?;
         let drained = drain(&mut output, log).and_then(|()| log.advise());
         drained.map_err(Error::io("write the build log"))?;
-        Ok(match stop.map_err(Error::io("follow the command's output"))? {
+        let stop = stop.map_err(Error::io("follow the command's output"))?;
+        if matches!(stop, Stop::Ended | Stop::Spent) {
+            log.tell(&given.bounds.told(status)).map_err(Error::io("write the build log"))?;
+        }
+        Ok(match stop {
             Stop::Ended => outcome(status),
+            Stop::Spent => Outcome::Signalled(libc::SIGXCPU),
             Stop::Cancelled => Outcome::Cancelled,
             Stop::TimedOut(limit) => Outcome::TimedOut(limit),
         })
     }
 
-    fn run_on_caller_terminal(&self, wanted: &Wanted<'_>) -> Result<Outcome> {
+    fn run_on_caller_terminal(&self, given: Given<'_>) -> Result<Outcome> {
         if let Some(owner) = self.owner.filter(|_| io::stdin().is_terminal()) {
-            return self.run_on_own_terminal(wanted, owner);
+            return self.run_on_own_terminal(given, owner);
         }
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         let lent = Lent::new();
         let session = if self.owner.is_some() { Session::Own } else { Session::Callers };
-        let started =
-            self.start(wanted, session, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+        let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let started = self.start(given, session, streams)?;
         let leash = Leash::new(started.map_err(self.not_started())?, self.uid())?;
         let waited = leash.wait_for_exit();
         let status = leash.end();
@@ -114,7 +133,7 @@ impl Run<'_> {
         status.and_then(|status| waited.map(|()| outcome(status)))
     }
 
-    fn run_on_own_terminal(&self, wanted: &Wanted<'_>, owner: Owner) -> Result<Outcome> {
+    fn run_on_own_terminal(&self, given: Given<'_>, owner: Owner) -> Result<Outcome> {
         let made = Relay::new(owner);
         let (mut relay, terminal) = made.map_err(Error::io("make a terminal for the command"))?;
         let (stdout, stderr) = (io::stdout(), io::stderr());
@@ -123,7 +142,7 @@ impl Run<'_> {
             if stdout.is_terminal() { terminal.as_fd() } else { stdout.as_fd() },
             if stderr.is_terminal() { terminal.as_fd() } else { stderr.as_fd() },
         ];
-        let started = self.start(wanted, Session::OwnTerminal, streams)?;
+        let started = self.start(given, Session::OwnTerminal, streams)?;
         drop(terminal);
         let leash = Leash::new(started.map_err(self.not_started())?, self.uid())?;
         let stop = relay.carry(leash.exit());
@@ -131,7 +150,7 @@ impl Run<'_> {
         relay.drain().map_err(Error::io("show the command's output"))?;
         match stop.map_err(Error::io("carry between two terminals"))? {
             Stop::Ended => Ok(outcome(status)),
-            Stop::Cancelled | Stop::TimedOut(_) => Ok(Outcome::Cancelled),
+            Stop::Cancelled | Stop::TimedOut(_) | Stop::Spent => Ok(Outcome::Cancelled),
         }
     }
 
@@ -189,12 +208,12 @@ impl Run<'_> {
     /// Starts the command; the inner error is the one of a program that cannot be executed.
     fn start(
         &self,
-        wanted: &Wanted<'_>,
+        given: Given<'_>,
         session: Session,
         stdio: [BorrowedFd<'_>; 3],
     ) -> Result<io::Result<Running>> {
-        let launch = self.launch(wanted, session)?;
-        match launch.start(stdio).map_err(Error::io("start a process"))? {
+        let launch = self.launch(given.wanted, session)?;
+        match launch.start(stdio, given.bounds).map_err(Error::io("start a process"))? {
             Err((Stage::Exec, error)) => Ok(Err(error)),
             Err((Stage::Workdir, error)) => {
                 let action = format!("enter the working directory `{}`", self.step.workdir);
@@ -215,6 +234,9 @@ fn leave(
     if matches!(outcome, Err(Error::Survivors(_))) {
         placed.abandon();
         return outcome;
+    }
+    if let Some(taken) = &taken {
+        taken.sweep();
     }
     let put_back = placed.put_back();
     if let Some(taken) = taken {

@@ -151,6 +151,7 @@ impl BuildUserSandbox {
                 "steps see the store, and write wherever plain permissions let them".to_owned(),
             );
         }
+        weaknesses.extend(crate::limits::weakness(&self.config.limits, self.root));
         if self.root {
             let names: Vec<_> = self.config.users.iter().map(|user| user.name.as_str()).collect();
             weaknesses.extend(crate::jobs::weakness(Path::new("/"), &names));

@@ -15,7 +15,8 @@ pub(crate) fn unmount(slot: &Slot) -> Result<()> {
     unmount_below(&dirs.map(|suffix| slot.beside(suffix)))
 }
 
-fn unmount_below(dirs: &[PathBuf]) -> Result<()> {
+/// Unmounts what is mounted at or below `dirs`. As anybody but root, nothing.
+pub(crate) fn unmount_below(dirs: &[PathBuf]) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(());
     }

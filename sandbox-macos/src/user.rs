@@ -16,8 +16,8 @@ use crate::config::{Account, beside};
 use crate::error::{Error, Result};
 use crate::kill::{Process, everything_of, names};
 use crate::lock::Lock;
-use crate::platform;
 use crate::slot::Slot;
+use crate::{platform, sweep};
 
 /// How often a tool is tried that fails for a passing reason, and how long between.
 const ATTEMPTS: u32 = 100;
@@ -65,7 +65,9 @@ pub(crate) fn remove(slot: &Slot) -> Result<bool> {
     let _lock = lock(slot, &Cancel::new(), tell)?;
     // Somebody else may have removed it meanwhile.
     let Some(user) = find(slot)? else { return Ok(false) };
+    platform::services::stop_of(user.owner.uid);
     everything_of(user.owner.uid)?;
+    sweep::after(user.owner, &slot.home);
     platform::user::remove(slot)?;
     Ok(true)
 }

@@ -540,7 +540,9 @@ fn all_this_holds_for_an_ordinary_user() {
     fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let own = std::env::current_exe().unwrap();
     let deps = own.parent().unwrap();
-    for program in ["leftovers", "build_user", "conformance", "terminal"] {
+    for program in
+        ["leftovers", "build_user", "conformance", "terminal", "limits", "remains", "world"]
+    {
         let Some(built) = newest(deps, program) else { continue };
         let copy = dir.path().join(program);
         // By another process: a test that forks meanwhile would keep our copy open, and busy.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fetch_dir::ImageDir;
-use sandbox_macos::{Account, Isolation};
+use sandbox_macos::{Account, Isolation, Limits};
 
 use super::config::ConfigFile;
 use super::place::Place;
@@ -138,6 +138,16 @@ impl Settings {
     /// Longest time for one step.
     pub(crate) fn timeout(&self) -> Option<Duration> {
         units::parse_duration(self.text(Key::Timeout)).ok()
+    }
+
+    /// What one step may use.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            cpu: units::parse_duration(self.text(Key::MaxCpu)).ok(),
+            memory: self.size(Key::MaxMemory),
+            processes: self.text(Key::MaxProcesses).parse().unwrap_or(Limits::default().processes),
+            file_size: self.size(Key::MaxFileSize),
+        }
     }
 
     /// Whether failed trees are kept.

@@ -25,5 +25,9 @@ impl Set for OfSteps {
         Key::UserPrefix,
         Key::Slots,
         Key::Isolation,
+        Key::MaxCpu,
+        Key::MaxMemory,
+        Key::MaxProcesses,
+        Key::MaxFileSize,
     ];
 }

@@ -31,6 +31,14 @@ pub(crate) enum Key {
     Isolation,
     /// Longest time for one step.
     Timeout,
+    /// Most CPU time for one step.
+    MaxCpu,
+    /// Most memory for one step.
+    MaxMemory,
+    /// Most processes for one step.
+    MaxProcesses,
+    /// Largest file for one step.
+    MaxFileSize,
     /// Whether failed trees are kept.
     KeepFailed,
     /// How a build shows what it does.
@@ -85,7 +93,7 @@ impl Setting {
 }
 
 /// Every setting, in the order of [`Key`].
-pub(crate) static SETTINGS: [Setting; 14] = [
+pub(crate) static SETTINGS: [Setting; 18] = [
     Setting {
         key: Key::Store,
         name: "store",
@@ -172,6 +180,42 @@ pub(crate) static SETTINGS: [Setting; 14] = [
         help: "Longest time that one step may run",
         form: Form::One,
         check: |text| units::parse_duration(text).map(drop),
+        default: |_, _| Vec::new(),
+    },
+    Setting {
+        key: Key::MaxCpu,
+        name: "max-cpu",
+        value_name: "TIME",
+        help: "Most CPU time that one step may use, of all processors together",
+        form: Form::One,
+        check: |text| units::parse_duration(text).map(drop),
+        default: |_, _| Vec::new(),
+    },
+    Setting {
+        key: Key::MaxMemory,
+        name: "max-memory",
+        value_name: "SIZE",
+        help: "Most memory that one step may use",
+        form: Form::One,
+        check: some_size,
+        default: |_, _| Vec::new(),
+    },
+    Setting {
+        key: Key::MaxProcesses,
+        name: "max-processes",
+        value_name: "N",
+        help: "Most processes and threads that one step may have at once; only for build users",
+        form: Form::One,
+        check: processes,
+        default: |_, _| vec!["4096".into()],
+    },
+    Setting {
+        key: Key::MaxFileSize,
+        name: "max-file-size",
+        value_name: "SIZE",
+        help: "Largest file that one step may write",
+        form: Form::One,
+        check: some_size,
         default: |_, _| Vec::new(),
     },
     Setting {
@@ -269,6 +313,21 @@ fn slots(text: &str) -> Result<(), String> {
     }
 }
 
+/// Of nothing at all no step can run.
+fn some_size(text: &str) -> Result<(), String> {
+    match units::parse_size(text)? {
+        0 => Err("a step needs more than nothing".into()),
+        _ => Ok(()),
+    }
+}
+
+fn processes(text: &str) -> Result<(), String> {
+    match text.parse::<u32>() {
+        Ok(0) | Err(_) => Err(format!("`{text}` is not a number of processes")),
+        Ok(_) => Ok(()),
+    }
+}
+
 fn user_prefix(text: &str) -> Result<(), String> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
     let first = text.chars().next();
@@ -316,6 +375,10 @@ mod tests {
             (Key::Slots, "2", "0"),
             (Key::Isolation, "users", "none"),
             (Key::Timeout, "5m", "5"),
+            (Key::MaxCpu, "1h30m", "1"),
+            (Key::MaxMemory, "2G", "0"),
+            (Key::MaxProcesses, "100", "0"),
+            (Key::MaxFileSize, "1MiB", "-1"),
             (Key::KeepFailed, "yes", "maybe"),
             (Key::Progress, "json", "xml"),
             (Key::MaxSize, "5G", "big"),

@@ -59,6 +59,11 @@ impl World {
         self.dir.path().join(name)
     }
 
+    /// The build user's number.
+    pub fn uid(&self) -> u32 {
+        self.uid.number()
+    }
+
     pub fn store(&self) -> PathBuf {
         self.path("store")
     }

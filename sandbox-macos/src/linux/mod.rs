@@ -1,12 +1,17 @@
 //! Linux.
 
 pub(crate) mod alive;
+pub(crate) mod cgroup;
 pub(crate) mod child;
 pub(crate) mod confine;
 pub(crate) mod exit;
+pub(crate) mod ipc;
 pub(crate) mod keeper;
+pub(crate) mod limits;
 pub(crate) mod mounted;
 pub(crate) mod probe;
+pub(crate) mod services;
+pub(crate) mod temporary;
 pub(crate) mod user;
 mod world;
 

@@ -1,12 +1,17 @@
 //! macOS. Nothing here has run on a Mac yet; each part names the fact it relies on.
 
 pub(crate) mod alive;
+pub(crate) mod cgroup;
 pub(crate) mod child;
 pub(crate) mod confine;
 pub(crate) mod exit;
+pub(crate) mod ipc;
 pub(crate) mod keeper;
+pub(crate) mod limits;
 pub(crate) mod mounted;
 pub(crate) mod probe;
+pub(crate) mod services;
+pub(crate) mod temporary;
 pub(crate) mod user;
 
 /// Emptied when the machine starts.
