@@ -36,6 +36,9 @@ pub(crate) fn sandbox(settings: &Settings) -> Result<Arc<dyn Sandbox>, CommandEr
 /// Makes the sandbox, as what it is.
 pub(crate) fn build_user_sandbox(settings: &Settings) -> Result<BuildUserSandbox, CommandError> {
     let hidden = vec![settings.store()?.path];
+    if settings.users()?.len() > 1 && !nix::unistd::geteuid().is_root() {
+        output::warn("only root runs several steps at once; `--slots` is without effect");
+    }
     let (users, isolation, limits) = (settings.users()?, settings.isolation(), settings.limits());
     let config = Config { users, hidden, isolation, limits, ..Config::new(settings.home()) };
     Ok(BuildUserSandbox::new(config)?)
