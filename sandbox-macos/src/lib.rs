@@ -56,6 +56,7 @@ mod run;
 mod terminal;
 
 mod sandbox;
+mod weaknesses;
 
 pub mod probe;
 

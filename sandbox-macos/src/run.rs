@@ -190,7 +190,7 @@ impl Run<'_> {
             (Some(_), Some(first)) => first.name.clone(),
             _ => calling_user(),
         };
-        let policy = Policy::new(self.config, self.slot, self.step);
+        let policy = Policy::new(self.config, self.slot, self.step, self.owner);
         let confined = Confined {
             policy: (self.config.isolation == Isolation::Full).then_some(&policy),
             slot: self.slot,

@@ -10,7 +10,7 @@ use obuilder_core::spec::User;
 use obuilder_core::step::{Outcome, Owner, Step};
 use obuilder_core::{BuildLog, Cancel, Sandbox};
 
-use crate::config::{Config, Isolation};
+use crate::config::Config;
 use crate::confine::Abilities;
 use crate::error::{Error, Result, during};
 use crate::home::Home;
@@ -20,6 +20,7 @@ use crate::pool::{Pool, owner_of};
 use crate::run::{Run, Screen, calling_user};
 use crate::slot::Slot;
 use crate::user::{self, BuildUser};
+use crate::weaknesses;
 
 /// Build users as a sandbox; see the [crate].
 ///
@@ -123,40 +124,14 @@ impl BuildUserSandbox {
         run.in_tree(tree, Some(&mut taken))
     }
 
-    /// Finds out what the system grants to steps of build users, by trying it in a process of its own. Until this or a
+    /// Finds out what the system grants to steps, of build users by trying it in a process of its own. Until this or a
     /// step has tried, [`Capabilities::weaknesses`] hopes for the best, so that looking things up costs no process.
     pub fn abilities(&self) -> Abilities {
-        let none = Abilities { network: false, world: false, policy: false };
-        let probe = || platform::confine::probe(self.config.isolation);
-        if self.root { *self.abilities.get_or_init(probe) } else { none }
-    }
-
-    fn weaknesses(&self) -> Vec<String> {
-        let mut weaknesses = Vec::new();
+        let wanted = self.config.isolation;
         if !self.root {
-            weaknesses.push(
-                "without root steps run as you, and can read and write everything you can"
-                    .to_owned(),
-            );
+            return platform::confine::of_callers(wanted);
         }
-        let known = self.abilities.get();
-        let open = |granted: fn(&Abilities) -> bool| known.is_some_and(|known| !granted(known));
-        if !self.root || open(|known| known.network) {
-            weaknesses
-                .push("steps without `(network host)` reach the network all the same".to_owned());
-        }
-        let policy = self.root && self.config.isolation == Isolation::Full;
-        if policy && open(|known| known.policy) {
-            weaknesses.push(
-                "steps see the store, and write wherever plain permissions let them".to_owned(),
-            );
-        }
-        weaknesses.extend(crate::limits::weakness(&self.config.limits, self.root));
-        if self.root {
-            let names: Vec<_> = self.config.users.iter().map(|user| user.name.as_str()).collect();
-            weaknesses.extend(crate::jobs::weakness(Path::new("/"), &names));
-        }
-        weaknesses
+        *self.abilities.get_or_init(|| platform::confine::probe(wanted))
     }
 }
 
@@ -171,7 +146,10 @@ impl Sandbox for BuildUserSandbox {
                 format!("build users {}", names.join(", "))
             }
         };
-        Capabilities { name, slots, weaknesses: self.weaknesses() }
+        let granted =
+            if self.root { self.abilities.get().copied() } else { Some(self.abilities()) };
+        let weaknesses = weaknesses::of(&self.config, self.root, granted);
+        Capabilities { name, slots, weaknesses }
     }
 
     fn check(&self, step: &Step) -> std::result::Result<(), SandboxError> {

@@ -1,4 +1,5 @@
-//! How a step is confined here: in a world of mounts of its own, where it is a build user's.
+//! How a step is confined here: in a world of mounts of its own where it is a build user's, by Landlock elsewhere, and by a
+//! filter of system calls.
 
 use std::ffi::c_int;
 use std::io;
@@ -6,12 +7,15 @@ use std::io;
 use bstr::BString;
 use nix::libc;
 
+use super::filter::Filter;
+use super::ruleset;
+use super::seal::Seal;
 use super::world::World;
 use crate::config::Isolation;
 use crate::confine::{Abilities, Confined};
 
-/// Tries what is granted, in a child that comes to nothing.
-pub(crate) fn probe(_wanted: Isolation) -> Abilities {
+/// Tries what steps of build users are granted, in a child that comes to nothing.
+pub(crate) fn probe(wanted: Isolation) -> Abilities {
     let tries = || {
         let network = super::child::isolate_network() == 0;
         let world = World::is_granted();
@@ -23,7 +27,22 @@ pub(crate) fn probe(_wanted: Isolation) -> Abilities {
     let status = tried.and_then(|pid| crate::launch::Running { pid, keeper: None }.reap());
     let granted = status.map_or(0, |status| libc::WEXITSTATUS(status));
     let world = granted & 2 != 0;
-    Abilities { network: granted & 1 != 0, world, policy: world }
+    Abilities { network: granted & 1 != 0, world, policy: world || of_callers(wanted).policy }
+}
+
+/// What steps of the calling user are granted, without root.
+pub(crate) fn of_callers(wanted: Isolation) -> Abilities {
+    let policy = wanted == Isolation::Full && ruleset::is_there();
+    Abilities { network: false, world: false, policy }
+}
+
+/// What steps that are kept to their policy may do all the same, each completing "steps …".
+pub(crate) fn gaps(abilities: Abilities) -> Vec<&'static str> {
+    let mut gaps = if abilities.world { Vec::new() } else { ruleset::gaps() };
+    if !Filter::is_there() {
+        gaps.push("may leave setuid files: system calls cannot be filtered");
+    }
+    gaps
 }
 
 /// Steps may nest as many of these as they like.
@@ -33,12 +52,16 @@ pub(crate) const REFUSES_NESTING: bool = false;
 #[derive(Debug)]
 pub(crate) struct Confinement {
     world: Option<World>,
+    seal: Option<Seal>,
 }
 
 impl Confinement {
-    /// Makes everything ready.
+    /// Makes everything ready. The step's directories are there by now.
     pub(crate) fn new(step: &Confined<'_>) -> io::Result<Self> {
-        Ok(Self { world: step.has_world.then(|| World::new(step)).transpose()? })
+        Ok(Self {
+            world: step.has_world.then(|| World::new(step)).transpose()?,
+            seal: step.policy.map(|policy| Seal::new(step, policy)).transpose()?,
+        })
     }
 
     /// The command line that runs `argv` confined: here, itself.
@@ -53,5 +76,9 @@ impl Confinement {
     pub(crate) unsafe fn enter(&self) -> c_int {
         // SAFETY: the caller keeps to the same.
         self.world.as_ref().map_or(0, |world| unsafe { world.enter() })
+    }
+    /// As the step's user, right before becoming the command. -1 and errno on failure.
+    pub(crate) fn seal(&self) -> c_int {
+        self.seal.as_ref().map_or(0, Seal::set)
     }
 }

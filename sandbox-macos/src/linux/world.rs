@@ -136,6 +136,8 @@ impl World {
                 done(set_attributes(c"/", RECURSIVE, READ_ONLY | NO_SETUID))?;
                 // Where this is refused the old one stays, and tells of everybody's processes.
                 mount(c"proc", c"/proc", c"hidepid=2");
+                // The host's queues would be read through the old one; most systems show them here, some nowhere.
+                mount(c"mqueue", c"/dev/mqueue", c"");
             }
             for dir in &self.covered {
                 allow_missing(mount(c"tmpfs", dir, c"mode=1777"))?;
@@ -373,7 +375,7 @@ fn result(returned: c_long) -> c_int {
 }
 
 /// Those of `paths` that are there and in no other of them.
-fn outermost(paths: impl Iterator<Item = PathBuf>) -> impl Iterator<Item = PathBuf> {
+pub(super) fn outermost(paths: impl Iterator<Item = PathBuf>) -> impl Iterator<Item = PathBuf> {
     let mut all: Vec<_> = paths.filter_map(|path| path.canonicalize().ok()).collect();
     all.sort();
     all.dedup_by(|later, earlier| later.starts_with(earlier));
