@@ -69,7 +69,8 @@ impl<'a> Home<'a> {
         if left.is_none() && left_tmp.is_none() && known.is_empty() {
             return Ok(());
         }
-        let theirs = |found: &fs::Metadata| owner.is_some_and(|owner| found.uid() == owner.uid);
+        let theirs =
+            |found: &fs::Metadata| owner.is_some() && self.slot.uids.contains(&found.uid());
         let interrupted = left_tmp.as_ref().is_some_and(theirs);
         if let Some(left) = left {
             let ours = known == identity(&left) || (interrupted && theirs(&left));

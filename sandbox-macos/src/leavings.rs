@@ -33,7 +33,9 @@ pub fn leavings(config: &Config) -> Result<Vec<Leaving>> {
     let mut found = Vec::new();
     for slot in &slots {
         let user_in_use = is_locked(&slot.lock_path());
-        if geteuid().is_root() && !user_in_use {
+        // A number that belongs to somebody else is a matter of another check.
+        let ours = matches!(user::find(slot), Ok(Some(_)));
+        if geteuid().is_root() && ours && !user_in_use {
             found.extend(processes(slot)?);
         }
         if !user_in_use && !is_locked(&slot.beside(".lock")) {

@@ -183,6 +183,11 @@ impl Bounds {
         0
     }
 
+    /// Whether limits that should hold for all of the step hold for each of its processes alone.
+    pub(crate) fn are_short(&self) -> bool {
+        self.group.has_failed()
+    }
+
     /// What to say in the log of a step that has ended with this wait status.
     pub(crate) fn told(&self, status: c_int) -> String {
         let counts = self.group.counts().unwrap_or_default();

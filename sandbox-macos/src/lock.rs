@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,8 +42,8 @@ impl Lock {
     pub(crate) fn attempt(path: &Path) -> Result<Option<Self>> {
         let (file, fresh) = open(path)?;
         match lock(&file, path, FlockOperation::NonBlockingLockExclusive)? {
-            true => Self::taken(file, path, fresh).map(Some),
-            false => Ok(None),
+            true if is_at(&file, path) => Self::taken(file, path, fresh).map(Some),
+            _ => Ok(None),
         }
     }
 
@@ -53,9 +53,17 @@ impl Lock {
         cancel: &Cancel,
         waiting: impl Fn(),
     ) -> Result<Self> {
-        let (file, fresh) = open(path)?;
+        let (mut file, mut fresh) = open(path)?;
         let mut told = false;
-        while !lock(&file, path, operation)? {
+        loop {
+            if lock(&file, path, operation)? {
+                if is_at(&file, path) {
+                    return Self::taken(file, path, fresh);
+                }
+                // Somebody has removed it, and others lock what stands there now.
+                (file, fresh) = open(path)?;
+                continue;
+            }
             if !std::mem::replace(&mut told, true) {
                 waiting();
             }
@@ -63,7 +71,6 @@ impl Lock {
                 return Err(Error::Cancelled);
             }
         }
-        Self::taken(file, path, fresh)
     }
 
     fn taken(mut file: File, path: &Path, fresh: bool) -> Result<Self> {
@@ -105,6 +112,13 @@ fn open(path: &Path) -> Result<(File, bool)> {
         }
         opened => Ok((opened.map_err(Error::io(action()))?, false)),
     }
+}
+
+/// Whether `file` is what stands at `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let numbers = |found: std::fs::Metadata| (found.dev(), found.ino());
+    let (held, there) = (file.metadata().map(numbers), path.symlink_metadata().map(numbers));
+    matches!((held, there), (Ok(held), Ok(there)) if held == there)
 }
 
 /// Tries to lock; says whether that succeeded.

@@ -35,6 +35,11 @@ use crate::terminal::Lent;
 const OPEN_NETWORK: &str =
     "obuild: this step reaches the host's network: the system refuses it a network of its own\n";
 
+/// Said in the log of a step that should see what its policy shows, and sees the system.
+const OPEN_FILES: &str = "obuild: this step sees the store and may write wherever its user may: the system refuses it a view of its own\n";
+/// Said in the log of a step whose limits hold for each of its processes alone.
+const LOOSE: &str = "obuild: limits of memory and time hold for each process of this step: its control group cannot be made\n";
+
 /// Where the command's output goes.
 pub(crate) enum Screen<'a> {
     Log(&'a BuildLog),
@@ -94,10 +99,9 @@ impl Run<'_> {
             Ok(running) => Leash::new(running, self.uid())?,
             Err(error) => return not_executed(self.step, &error, log),
         };
-        let refused = self.is_refused_a_network();
         let log = &mut Lines::new(log, self.refuses_nesting());
-        if refused {
-            log.tell(OPEN_NETWORK).map_err(Error::io("write the build log"))?;
+        for line in self.openings(given.bounds) {
+            log.tell(line).map_err(Error::io("write the build log"))?;
         }
         let mut output = File::from(output);
         let times = (self.step.timeout, given.bounds.clock());
@@ -173,10 +177,20 @@ impl Run<'_> {
         self.owner.is_some() && wanted && self.abilities.world
     }
 
-    /// Whether the step is to be kept from the host's network, and is not.
-    fn is_refused_a_network(&self) -> bool {
-        let wanted = self.owner.is_some() && self.step.network.is_empty();
-        wanted && !self.abilities.network
+    /// What a build user's step is to be kept from, and is not.
+    fn openings(&self, bounds: &Bounds) -> Vec<&'static str> {
+        let mut lines = Vec::new();
+        let full = self.config.isolation == Isolation::Full;
+        if self.owner.is_some() && self.step.network.is_empty() && !self.abilities.network {
+            lines.push(OPEN_NETWORK);
+        }
+        if self.owner.is_some() && full && !self.abilities.policy {
+            lines.push(OPEN_FILES);
+        }
+        if bounds.are_short() {
+            lines.push(LOOSE);
+        }
+        lines
     }
 
     /// Whether the step cannot start a sandbox of its own.

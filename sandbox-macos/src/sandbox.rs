@@ -68,7 +68,8 @@ impl BuildUserSandbox {
         made.map_err(during("make the build users"))
     }
 
-    /// Removes the build users; gives the names of those that were there. Needs root.
+    /// Removes the build users, also those that an earlier configuration had at this home; gives the names of those that were
+    /// there. Needs root.
     ///
     /// Waits for steps of theirs that run; their other processes are killed first. A user of such a name with another
     /// number is an error.
@@ -77,7 +78,13 @@ impl BuildUserSandbox {
             Ok(there) => Ok(there.then(|| slot.user.name.clone())),
             Err(error) => Err(error),
         };
-        let names = self.pool.slots().iter().map(removed).collect::<Result<Vec<_>>>();
+        let former = self.pool.former();
+        let made_for_us = |slot: &&Slot| {
+            let found = user::find(slot).ok().flatten();
+            found.is_some_and(|user| user.registered_home == slot.home)
+        };
+        let all = self.pool.slots().iter().chain(former.iter().filter(made_for_us));
+        let names = all.map(removed).collect::<Result<Vec<_>>>();
         names
             .map(|names| names.into_iter().flatten().collect())
             .map_err(during("remove the build users"))
@@ -109,7 +116,7 @@ impl BuildUserSandbox {
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let (config, abilities) = (&self.config, self.abilities());
+        let (config, abilities) = (&self.config, self.granted()?);
         if !self.root {
             let slot = &Slot::callers(config);
             let run = Run { config, step, screen, cancel, waiting, abilities, slot, owner: None };
@@ -126,12 +133,24 @@ impl BuildUserSandbox {
 
     /// Finds out what the system grants to steps, of build users by trying it in a process of its own. Until this or a
     /// step has tried, [`Capabilities::weaknesses`] hopes for the best, so that looking things up costs no process.
-    pub fn abilities(&self) -> Abilities {
+    ///
+    /// An error means that it cannot be said at the moment.
+    pub fn abilities(&self) -> std::result::Result<Abilities, SandboxError> {
+        self.granted().map_err(during("find out what the system grants"))
+    }
+
+    fn granted(&self) -> Result<Abilities> {
         let wanted = self.config.isolation;
         if !self.root {
-            return platform::confine::of_callers(wanted);
+            return Ok(platform::confine::of_callers(wanted));
         }
-        *self.abilities.get_or_init(|| platform::confine::probe(wanted))
+        if let Some(known) = self.abilities.get() {
+            return Ok(*known);
+        }
+        // A failure that will pass must not leave every later step open.
+        let action = "try how steps can be kept apart";
+        let found = platform::confine::probe(wanted).map_err(Error::io(action))?;
+        Ok(*self.abilities.get_or_init(|| found))
     }
 }
 
@@ -146,8 +165,7 @@ impl Sandbox for BuildUserSandbox {
                 format!("build users {}", names.join(", "))
             }
         };
-        let granted =
-            if self.root { self.abilities.get().copied() } else { Some(self.abilities()) };
+        let granted = if self.root { self.abilities.get().copied() } else { self.granted().ok() };
         let weaknesses = weaknesses::of(&self.config, self.root, granted);
         Capabilities { name, slots, weaknesses }
     }

@@ -20,6 +20,8 @@ pub(crate) struct Slot {
     pub(crate) home: PathBuf,
     /// Where its trees are placed; steps of other slots cannot come here.
     pub(crate) place: PathBuf,
+    /// Numbers of all slots' users: what any of them owns at the home is ours.
+    pub(crate) uids: Vec<u32>,
     /// Where the locks of the machine's build users lie.
     pub(crate) lock_dir: PathBuf,
 }
@@ -36,6 +38,7 @@ impl Slot {
             chosen_gid: config.gid,
             home: config.home.clone(),
             place,
+            uids: config.users.iter().map(|user| user.uid).collect(),
             lock_dir: config.lock_dir.clone(),
         }
     }
@@ -50,6 +53,24 @@ impl Slot {
         let uid = self.user.uid;
         let gid = self.chosen_gid.unwrap_or(crate::platform::user::default_gid(uid));
         Owner { uid, gid }
+    }
+
+    /// Every slot that has ever had a place of its own at this home, under the name that the system knows its user by.
+    pub(crate) fn former(&self) -> Vec<Self> {
+        let places = beside(&self.home, ".slots");
+        let entries = std::fs::read_dir(&places).into_iter().flatten().flatten();
+        let slot = |entry: std::fs::DirEntry| {
+            let uid = entry.file_name().to_str()?.parse().ok()?;
+            let name = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok()??.name;
+            let place = entry.path().join("home");
+            Some(Self { user: Account { name, uid }, place, ..self.clone() })
+        };
+        entries.filter_map(slot).collect()
+    }
+
+    /// Whether a step has left something at the place.
+    pub(crate) fn is_occupied(&self) -> bool {
+        ["", ".tmp"].iter().any(|suffix| self.beside(suffix).symlink_metadata().is_ok())
     }
 
     /// Whether the place is elsewhere than the canonical home, and must be shown there.

@@ -68,7 +68,7 @@ impl Host {
     }
 
     fn has_world(&self) -> bool {
-        self.user.sandbox().abilities().world
+        self.user.sandbox().abilities().unwrap().world
     }
 
     /// What a script says in a step of its own. Its result does not matter: it tries what must fail.
@@ -309,7 +309,7 @@ fn sockets_of_the_host_are_not_reached() {
     assert_eq!(output(&hidden), "reached", "the test itself gets there");
     let text = host.sh(&hidden);
     assert!(!text.contains("reached"), "{text}");
-    if !host.user.sandbox().abilities().network {
+    if !host.user.sandbox().abilities().unwrap().network {
         return eprintln!("SKIP: without a network of its own a step reaches TCP ports");
     }
     let text = host.sh(&format!("bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port} && echo reached'"));
@@ -389,7 +389,7 @@ fn secrets_of_another_slot_are_not_read() {
         return;
     }
     let user = TestUser::several(2);
-    if !user.sandbox().abilities().world {
+    if !user.sandbox().abilities().unwrap().world {
         return eprintln!("SKIP: there is but one slot");
     }
     let host = Host::with(user);

@@ -14,20 +14,38 @@ use super::world::World;
 use crate::config::Isolation;
 use crate::confine::{Abilities, Confined};
 
-/// Tries what steps of build users are granted, in a child that comes to nothing.
-pub(crate) fn probe(wanted: Isolation) -> Abilities {
+/// Tries what steps of build users are granted, in a child that comes to nothing. An error is one that will pass.
+pub(crate) fn probe(wanted: Isolation) -> io::Result<Abilities> {
     let tries = || {
-        let network = super::child::isolate_network() == 0;
-        let world = World::is_granted();
+        let network = answer(super::child::isolate_network() == 0);
+        let world = answer(World::is_granted());
         // SAFETY: ends this process.
-        unsafe { libc::_exit(c_int::from(network) | (c_int::from(world) << 1)) }
+        unsafe { libc::_exit(network | (world << 2)) }
     };
     // SAFETY: the child only makes system calls and never returns.
-    let tried = unsafe { crate::launch::fork(tries) };
-    let status = tried.and_then(|pid| crate::launch::Running { pid, keeper: None }.reap());
-    let granted = status.map_or(0, |status| libc::WEXITSTATUS(status));
-    let world = granted & 2 != 0;
-    Abilities { network: granted & 1 != 0, world, policy: world || of_callers(wanted).policy }
+    let pid = unsafe { crate::launch::fork(tries) }?;
+    let status = crate::launch::Running { pid, keeper: None }.reap()?;
+    let answers = libc::WEXITSTATUS(status);
+    if libc::WIFSIGNALED(status)
+        || [answers, answers >> 2].iter().any(|answer| answer & PASSING != 0)
+    {
+        return Err(io::ErrorKind::ResourceBusy.into());
+    }
+    let (network, world) = (answers & GRANTED != 0, (answers >> 2) & GRANTED != 0);
+    Ok(Abilities { network, world, policy: world || of_callers(wanted).policy })
+}
+
+const GRANTED: c_int = 1;
+const PASSING: c_int = 2;
+
+/// What a child tells of a try whose errno is still there.
+fn answer(granted: bool) -> c_int {
+    let refusals = [libc::EPERM, libc::EACCES, libc::ENOSYS, libc::EINVAL, libc::EOPNOTSUPP];
+    match granted {
+        true => GRANTED,
+        false if refusals.contains(&crate::launch::errno()) => 0,
+        false => PASSING,
+    }
 }
 
 /// What steps of the calling user are granted, without root.
@@ -77,6 +95,7 @@ impl Confinement {
         // SAFETY: the caller keeps to the same.
         self.world.as_ref().map_or(0, |world| unsafe { world.enter() })
     }
+
     /// As the step's user, right before becoming the command. -1 and errno on failure.
     pub(crate) fn seal(&self) -> c_int {
         self.seal.as_ref().map_or(0, Seal::set)

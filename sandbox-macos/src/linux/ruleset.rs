@@ -77,7 +77,7 @@ pub(crate) fn of(step: &Confined<'_>, policy: &Policy) -> io::Result<Option<Owne
         .and_then(|ruleset| ruleset.scope(Scope::from_all(KNOWN)))
         .and_then(Ruleset::create);
     let ruleset = made.map_err(io::Error::other)?;
-    let mut grants = Grants { ruleset, hidden: outermost(policy.hidden.iter().cloned()).collect() };
+    let mut grants = Grants { ruleset, hidden: outermost(policy.hidden.iter().cloned())? };
     let (read, all) = (AccessFs::from_read(KNOWN), AccessFs::from_all(KNOWN) & !AccessFs::IoctlDev);
     for path in &policy.readable {
         grants.named(path, read)?;
