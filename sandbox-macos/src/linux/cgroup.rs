@@ -1,7 +1,8 @@
 //! A control group for a running step: it bounds and counts what all of its processes use together.
 //!
-//! The group stands below our own, so that what binds us binds the step too; in the unified hierarchy below the nearest group
-//! that may have children with controllers, since ours has processes. Its directories are root's: nobody else leaves.
+//! The group stands below our own, so that what binds us binds the step too. In the unified hierarchy a group with processes
+//! cannot have such children, so it stands below the nearest one that can: limits of the groups in between (a systemd service's,
+//! say) do not bind steps there. Its directories are root's: nobody else leaves.
 
 use std::fs::{self, File};
 use std::io;
