@@ -42,7 +42,7 @@ pub(crate) struct Taken {
 
 /// What came of trying to take a slot.
 enum Tried {
-    Taken(Taken),
+    Taken(Box<Taken>),
     /// Somebody else has it.
     Busy,
     /// It has processes that cannot be killed: which.
@@ -80,7 +80,7 @@ impl Pool {
             let (mut aside, mut errors) = (Vec::new(), Vec::new());
             for slot in &order {
                 match try_slot(slot, look) {
-                    Ok(Tried::Taken(taken)) => return Ok(taken),
+                    Ok(Tried::Taken(taken)) => return Ok(*taken),
                     Ok(Tried::Busy) => {}
                     Ok(Tried::Aside(what)) => aside.push(what),
                     Err(error) => errors.push(error),
@@ -135,10 +135,9 @@ impl Pool {
             let Some(mut lock) = Lock::attempt(&slot.lock_path())? else { continue };
             let left = state(&lock) == BUSY || (!configured && slot.is_occupied());
             // Whoever has the number now may be somebody else.
-            if left && matches!(user::find(slot), Ok(Some(_))) {
-                if clear(slot, &mut lock, true)?.is_none() {
-                    tidy(slot);
-                }
+            let ours = left && matches!(user::find(slot), Ok(Some(_)));
+            if ours && clear(slot, &mut lock, true)?.is_none() {
+                tidy(slot);
             }
         }
         Ok(())
@@ -166,7 +165,7 @@ fn try_slot(slot: &Slot, look: bool) -> Result<Tried> {
         return Ok(Tried::Aside(alive));
     }
     match closed_ancestor(&slot.home, user.owner) {
-        None => Ok(Tried::Taken(Taken { slot: slot.clone(), user, lock })),
+        None => Ok(Tried::Taken(Box::new(Taken { slot: slot.clone(), user, lock }))),
         Some(dir) => {
             let (user, home) = (slot.user.name.clone(), slot.home.clone());
             Err(Error::Unreachable { user, home, dir })
