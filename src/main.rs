@@ -23,5 +23,6 @@ mod weaknesses;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    signals::wait_for_children();
     cli::run(std::env::args_os().collect())
 }

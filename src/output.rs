@@ -51,6 +51,12 @@ impl<W: Write> Sink<W> {
         heard(std::mem::replace(&mut self.failed, Ok(()))).map(drop)
     }
 
+    /// What was written to, while it is written.
+    #[cfg(test)]
+    pub(crate) fn written(&self) -> &W {
+        &self.out
+    }
+
     /// What was written to.
     #[cfg(test)]
     pub(crate) fn into_inner(self) -> W {

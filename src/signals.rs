@@ -1,12 +1,20 @@
 //! Interrupts: the first asks the build to stop, the second stops at once.
 
+use std::sync::Arc;
 use std::thread;
 
 use obuilder_core::Cancel;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::error::{CommandError, Kind};
+
+/// Makes sure that the ends of children are told. Who has started us may ignore them, and that is passed on.
+pub(crate) fn wait_for_children() {
+    // A signal with a handler is not ignored.
+    let told = signal_hook::flag::register(SIGCHLD, Arc::default());
+    told.expect("every system has this signal");
+}
 
 /// A token that SIGINT, SIGTERM and SIGHUP cancel; `tell` is told what happens.
 ///

@@ -173,7 +173,10 @@ fn a_secret_that_was_not_given() {
     assert_eq!(finished.saved(), [""; 0]);
     let secret = |text: &str| it.world.run(["build", "spec.scm", "--secret", text]).code(2);
     secret("token").says("`token` is not a secret of the form ID:FILE");
-    secret("token:nowhere").says("failed to read the secret `token` from `nowhere`");
+    secret("token:nowhere")
+        .says("failed to read the secret `token` from `nowhere`\ncaused by: No such file")
+        .says("hint: write the secret to that file, or name its file: `--secret token:FILE`");
+    secret("token:/").says("failed to read the secret `token` from `/`\ncaused by: Is a directory");
     it.check();
 }
 

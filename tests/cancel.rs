@@ -96,7 +96,7 @@ fn a_kill_at_any_moment() {
 
 #[test]
 fn the_survivor_of_two_goes_on() {
-    let world = World::new();
+    let world = World::without_views();
     let go = world.path("context/go");
     let text = format!(
         "((from scratch) (run (shell \"echo begun; until test -e {}; do sleep 0.05; done; echo done > a\")))",

@@ -128,7 +128,7 @@ fn what_a_step_leaves_running_is_gone() {
 
 #[test]
 fn a_step_that_failed_is_tried_again() {
-    let world = World::new();
+    let world = World::without_views();
     let flag = world.write("flag", "");
     let text = format!("((from scratch) (run (shell \"test ! -e {}\")))", flag.display());
     world.build(&text).code(1);

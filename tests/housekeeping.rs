@@ -103,7 +103,7 @@ fn gc_says_why_it_keeps_what_it_keeps() {
 
 #[test]
 fn gc_spares_what_a_build_uses() {
-    let world = World::new();
+    let world = World::without_views();
     let go = world.path("context/go");
     let spec = world.spec(&format!(
         "((from scratch) (run (shell \"echo one > a\"))

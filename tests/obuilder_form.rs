@@ -9,7 +9,7 @@ use common::World;
 #[test]
 fn build_takes_obuilders_flags() {
     let world = World::new();
-    world.spec("((from scratch) (copy (src spec.scm) (dst s)) (run (secrets (one (target /run/one))) (shell \"cat $OBUILDER_SECRETS_DIR/one\")))");
+    world.spec("((from scratch) (copy (src spec.scm) (dst s)) (run (secrets (one (target /run/one))) (shell \"tr a-z A-Z < $OBUILDER_SECRETS_DIR/one\")))");
     let secret = world.write("secret", "hidden");
     let other = world.path("other");
     let mut command = world.command(["build", "-f", "spec.scm", "."]);
@@ -28,7 +28,7 @@ fn build_takes_obuilders_flags() {
         ])
         .args(["--scoreboard", "/z"])
         .arg(format!("--secret=one:{}", secret.display()));
-    let finished = common::Running::start(command).finish().success().prints("hidden---> saved as");
+    let finished = common::Running::start(command).finish().success().prints("HIDDEN---> saved as");
     let warning = "warning: without effect in this version: --fallback, --fuse-path, --scoreboard, --no-fuse, --brew-path\n";
     let finished = finished.says(warning);
     assert!(other.join("result").join(finished.got()).is_dir());

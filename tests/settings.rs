@@ -143,21 +143,3 @@ fn the_small_commands() {
         .says("failed to write manual pages to `/dev/null/pages`");
     assert!(!world.store().exists(), "none of these needs a store");
 }
-
-#[test]
-fn doctor_says_what_is_in_force() {
-    let world = World::new();
-    let doctor = world.run(["doctor"]).success();
-    let doctor =
-        doctor.prints("isolation").prints("free space").prints("is made by the first build");
-    assert!(!world.store().exists(), "looking changes nothing: {doctor:#?}");
-    world.build_ok("((from scratch) (run (shell \"echo x\")))");
-    world.run(["doctor"]).success().prints("mode ");
-    let json = world.run(["doctor", "--json"]).success();
-    let checks: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
-    assert!(checks.as_array().unwrap().iter().all(|check| check["status"] != "broken"));
-    let file = world.write("file", "");
-    let store = format!("--store=rsync:{}", file.display());
-    world.run(["doctor", &store]).code(3).prints("is no directory");
-    world.run(["doctor", "--home=/proc/home"]).code(3).prints("is on another volume");
-}

@@ -75,6 +75,14 @@ impl Cancel {
         OnCancel { token: self.clone(), key: Some(key) }
     }
 
+    /// A token that is cancelled when this one is, as long as the guard lives, and can be cancelled alone.
+    pub fn child(&self) -> (Self, OnCancel) {
+        let child = Self::new();
+        let token = child.clone();
+        let guard = self.on_cancel(move || token.cancel());
+        (child, guard)
+    }
+
     /// A descriptor that becomes readable when the token is cancelled, for `poll(2)`.
     pub fn readable(&self) -> io::Result<CancelFd> {
         let (read, write) = io::pipe()?;
@@ -116,5 +124,21 @@ pub struct CancelFd {
 impl AsFd for CancelFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.read.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_goes_with_its_parent_and_not_the_other_way_round() {
+        let parent = Cancel::new();
+        let ((one, _one), (two, _two)) = (parent.child(), parent.child());
+        one.cancel();
+        assert!(one.is_cancelled() && !two.is_cancelled() && !parent.is_cancelled());
+        parent.cancel();
+        assert!(two.is_cancelled());
+        assert!(parent.child().0.is_cancelled(), "it is born cancelled");
     }
 }

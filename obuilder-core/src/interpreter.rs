@@ -1,19 +1,22 @@
 //! Runs a spec: from its text to the id of its result.
 //!
-//! Nested builds come first, each in the *initial* context of its parent; then the base image; then the operations, each
-//! with its heading. `run` and `copy` make a result on the one before; the others change what later operations run in.
+//! Nested builds come first, each in the *initial* context of its parent, and those that do not depend on each other at
+//! once; then the base image; then the operations, each with its heading. `run` and `copy` make a result on the one before; the others change what later operations run in.
 
 mod base;
 mod copy;
 mod error;
+mod nested;
+mod once;
 mod place;
 mod plan;
 mod run;
+mod secrets;
 mod source;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bstr::{BString, ByteSlice};
@@ -27,7 +30,9 @@ use crate::cancel::Cancel;
 use crate::contracts::{Fetcher, Sandbox, Snapshot};
 use crate::id::ResultId;
 use crate::progress::{Event, Observer, Stage};
-use crate::spec::{Op, Spec, User, build_heading, op_heading, resolve};
+use crate::spec::{Op, Spec, User, op_heading, resolve};
+use nested::Helpers;
+use once::{Once, Turn};
 
 /// Builds specs with one set of back ends. Shared between threads; each build has its own [`Context`].
 #[derive(Clone)]
@@ -72,7 +77,7 @@ impl Context {
 }
 
 /// How to build.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// Build every step anew (not the base images); each new result replaces the old one and what stood on that.
     pub no_cache: bool,
@@ -80,10 +85,22 @@ pub struct Options {
     pub keep_failed: bool,
     /// Longest time a command may run.
     pub timeout: Option<Duration>,
+    /// Hide the values of a step's secrets in its log, for everybody who reads it now or later.
+    pub redact: bool,
+}
+
+impl Default for Options {
+    /// No limits, nothing kept or built anew, secrets hidden.
+    fn default() -> Self {
+        Self { no_cache: false, keep_failed: false, timeout: None, redact: true }
+    }
 }
 
 impl Builder {
     /// Builds `spec` and gives the id of its result.
+    ///
+    /// Nested builds run at once as far as they can and the sandbox has slots; with one slot, in the order of the spec.
+    /// When several fail, the error is that of the first of them in the spec.
     ///
     /// What the spec asks for and cannot be had (secrets, things the sandbox cannot do) is an error before anything runs.
     pub fn build(
@@ -95,15 +112,15 @@ impl Builder {
         observer: &dyn Observer,
     ) -> Result<ResultId, BuildError> {
         self.check(spec, context)?;
-        let build = Build {
-            builder: self,
-            context,
-            options,
-            cancel,
-            observer,
-            bases: Mutex::default(),
-            renewed: Mutex::default(),
+        let shared = Shared {
+            bases: Once::default(),
+            renewed: Once::default(),
+            helpers: Helpers::new(self.sandbox.capabilities().slots),
         };
+        if options.redact {
+            secrets::warn_of_short(spec, context, observer);
+        }
+        let build = Build { builder: self, context, options, cancel, observer, shared: &shared };
         let result = build.spec(spec, &Stage::default(), &Scope::default());
         self.cache.flush();
         result.map(|snapshot| snapshot.id().clone())
@@ -185,32 +202,31 @@ impl State {
 /// Results of the nested builds that `copy` may name, pinned.
 type Scope = HashMap<BString, Arc<Snapshot>>;
 
-/// One build under way.
+/// One build under way, or one of the nested builds in it.
+#[derive(Clone, Copy)]
 struct Build<'a> {
     builder: &'a Builder,
     context: &'a Context,
     options: &'a Options,
+    /// Cancelled with the whole build, or when a nested build beside this one fails.
     cancel: &'a Cancel,
     observer: &'a dyn Observer,
+    shared: &'a Shared,
+}
+
+/// What all nested builds of one build share.
+struct Shared {
     /// Base images that were looked at: they are looked at once a build.
-    bases: Mutex<HashSet<BString>>,
+    bases: Once<BString>,
     /// Results that were built although there was one: this is done once a build.
-    renewed: Mutex<HashSet<ResultId>>,
+    renewed: Once<ResultId>,
+    /// Threads that may be started besides the caller's.
+    helpers: Helpers,
 }
 
 impl Build<'_> {
     fn spec(&self, spec: &Spec, stage: &Stage, outer: &Scope) -> Result<Arc<Snapshot>, BuildError> {
-        let mut scope = outer.clone();
-        for (name, nested) in &spec.builds {
-            let shown = name.to_str_lossy();
-            self.observer
-                .event(stage, Event::BuildStarted { name: &shown, heading: &build_heading(name) });
-            let mut inner = stage.clone();
-            inner.0.push(shown.clone().into_owned());
-            let result = self.spec(nested, &inner, &scope)?;
-            self.observer.event(stage, Event::BuildFinished { name: &shown, id: result.id() });
-            scope.insert(name.clone(), result);
-        }
+        let scope = self.nested(&spec.builds, stage, outer)?;
         let client = Client { cancel: self.cancel, observer: self.observer, stage };
         let (mut result, env) = self.base(spec.from.as_bstr(), &client)?;
         let mut state = State::new(self.context);
@@ -242,9 +258,20 @@ impl Build<'_> {
         })
     }
 
-    /// Whether a step with this id must be built even if there is a result.
-    fn renews(&self, id: &ResultId) -> bool {
-        self.options.no_cache
-            && self.renewed.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone())
+    /// The same for a step that `no_cache` has built although there is a result: once a build.
+    fn renewed_step(
+        &self,
+        mut request: StepRequest,
+        client: &Client<'_>,
+    ) -> Result<Arc<Snapshot>, BuildError> {
+        if !self.options.no_cache {
+            return self.step(request, client);
+        }
+        let turn = self.shared.renewed.enter(&request.id, client.cancel);
+        let turn = turn.ok_or(BuildError::Cancelled)?;
+        request.fresh = matches!(turn, Turn::First(_));
+        let result = self.step(request, client)?;
+        turn.done();
+        Ok(result)
     }
 }

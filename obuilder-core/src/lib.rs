@@ -22,6 +22,7 @@ pub mod error;
 pub mod interpreter;
 pub mod log;
 pub mod progress;
+pub mod redact;
 pub mod step;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -10,12 +10,17 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::cancel::Cancel;
+use crate::redact::{Redactor, Stream};
 
 /// The log of one step, while it is being written.
 ///
 /// Cloning gives another handle on the same log. Several threads may write; each call's bytes stay together.
 #[derive(Clone)]
-pub struct BuildLog(Arc<Inner>);
+pub struct BuildLog {
+    inner: Arc<Inner>,
+    /// What is written through this handle goes through this first.
+    filter: Option<Arc<Mutex<Stream>>>,
+}
 
 struct Inner {
     file: File,
@@ -39,17 +44,44 @@ impl BuildLog {
 
     /// Makes an empty log on an open, empty file, readable and writable.
     pub fn from_file(file: File) -> Self {
-        Self(Arc::new(Inner { file, state: Mutex::default(), grown: Condvar::new() }))
+        let inner = Inner { file, state: Mutex::default(), grown: Condvar::new() };
+        Self { inner: Arc::new(inner), filter: None }
+    }
+
+    /// Another handle on the same log, which hides the secrets in what is written through it.
+    ///
+    /// The end of what was written may be held back, as long as it may be the beginning of a secret, until more is written
+    /// or [`BuildLog::release`] is called.
+    pub fn redacted(&self, redactor: &Redactor) -> Self {
+        let filter = Arc::new(Mutex::new(redactor.stream()));
+        Self { inner: self.inner.clone(), filter: Some(filter) }
+    }
+
+    /// Writes what was held back; nothing more comes through this handle and its clones.
+    pub fn release(&self) -> io::Result<()> {
+        let Some(filter) = &self.filter else { return Ok(()) };
+        let rest = filter.lock().unwrap_or_else(PoisonError::into_inner).finish();
+        self.append(&rest)
     }
 
     /// Adds `bytes` at the end and wakes the readers.
     pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let Some(filter) = &self.filter else { return self.append(bytes) };
+        // Held while it is written, so that the order is kept.
+        let mut filter = filter.lock().unwrap_or_else(PoisonError::into_inner);
+        self.append(&filter.push(bytes))
+    }
+
+    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         let mut state = self.lock();
-        self.0.file.write_all_at(bytes, state.len)?;
+        self.inner.file.write_all_at(bytes, state.len)?;
         state.len += bytes.len() as u64;
         let begun = state.begun.take();
         drop(state);
-        self.0.grown.notify_all();
+        self.inner.grown.notify_all();
         begun.into_iter().for_each(|begun| begun());
         Ok(())
     }
@@ -65,7 +97,7 @@ impl BuildLog {
         state.finished = true;
         let begun = state.begun.take();
         drop(state);
-        self.0.grown.notify_all();
+        self.inner.grown.notify_all();
         begun.into_iter().for_each(|begun| begun());
     }
 
@@ -85,7 +117,7 @@ impl BuildLog {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -100,7 +132,7 @@ impl LogReader {
     ///
     /// Returns 0 at the end of a finished log, and as soon as `cancel` is cancelled.
     pub fn read(&mut self, buffer: &mut [u8], cancel: &Cancel) -> io::Result<usize> {
-        let inner = self.log.0.clone();
+        let inner = self.log.inner.clone();
         let _wake = cancel.on_cancel(move || {
             // Taking the lock orders this after a waiter's look at the token.
             drop(inner.state.lock().unwrap_or_else(PoisonError::into_inner));
@@ -108,12 +140,12 @@ impl LogReader {
         });
         let mut state = self.log.lock();
         while state.len == self.position && !state.finished && !cancel.is_cancelled() {
-            state = self.log.0.grown.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.log.inner.grown.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         let available = if cancel.is_cancelled() { 0 } else { state.len - self.position };
         drop(state);
         let wanted = usize::try_from(available).unwrap_or(usize::MAX).min(buffer.len());
-        let read = self.log.0.file.read_at(&mut buffer[..wanted], self.position)?;
+        let read = self.log.inner.file.read_at(&mut buffer[..wanted], self.position)?;
         self.position += read as u64;
         Ok(read)
     }
@@ -149,6 +181,19 @@ mod tests {
         let expected = b"one\ntwo, which is longer than the buffer\n";
         assert_eq!(early.join().unwrap(), expected);
         assert_eq!(drain(log.reader()), expected, "a late reader, after the file has gone");
+    }
+
+    #[test]
+    fn secrets_are_hidden_from_every_reader() {
+        let log = BuildLog::from_file(tempfile::tempfile().unwrap());
+        let redacted = log.redacted(&Redactor::new([&b"hunter2"[..]]).unwrap());
+        for bytes in ["it is hun", "ter2 and hunter", ", hunt"] {
+            redacted.write(bytes.as_bytes()).unwrap();
+        }
+        assert_eq!(log.len(), "it is *** and hunter, ".len() as u64, "the end may be a beginning");
+        redacted.release().unwrap();
+        log.finish();
+        assert_eq!(drain(log.reader()), b"it is *** and hunter, hunt");
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! A command to run, what it may use, and how it ended: the data of [`crate::contracts::Sandbox`].
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bstr::BString;
+use bstr::{BStr, BString, ByteSlice};
 
 use crate::spec::User;
 
@@ -23,10 +24,21 @@ pub struct Step {
     pub network: Vec<BString>,
     /// Caches to mount.
     pub caches: Vec<CacheMount>,
-    /// Secrets to show.
+    /// Secrets to show; see [`Step::secrets_of_one_name`].
     pub secrets: Vec<SecretMount>,
     /// Longest time it may run; `None` for no limit.
     pub timeout: Option<Duration>,
+}
+
+impl Step {
+    /// The last part of a target that two secrets share, if any do. A sandbox shows all secrets of a step in one directory
+    /// too, so its check refuses such a step.
+    pub fn secrets_of_one_name(&self) -> Option<&BStr> {
+        let mut names = HashSet::new();
+        let targets = self.secrets.iter().map(|secret| secret.target.rsplit_str("/"));
+        let mut last_parts = targets.filter_map(|mut parts| parts.find(|part| !part.is_empty()));
+        last_parts.find(|name| !names.insert(*name)).map(BStr::new)
+    }
 }
 
 /// A cache shown to a step.

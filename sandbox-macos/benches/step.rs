@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use obuilder_core::step::Outcome;
 use obuilder_core::testing::sandbox::step;
 use obuilder_core::{BuildLog, Cancel, Sandbox};
 
@@ -21,7 +22,7 @@ fn main() {
     let sandbox = user.sandbox();
     let tree = user.dir().join("tree/rootfs");
     std::fs::create_dir_all(&tree).unwrap();
-    let owner = sandbox.ensure_user().unwrap().map(|user| user.owner);
+    let owner = sandbox.ensure_users().unwrap().first().map(|user| user.owner);
     let bare = || {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "true"]).stdin(Stdio::null()).stdout(Stdio::null()).env_clear();
@@ -37,7 +38,8 @@ fn main() {
     let run = |networks: &[&str]| {
         let mut step = step("true");
         step.network = networks.iter().map(|network| (*network).into()).collect();
-        sandbox.run(&step, &tree, &log, &Cancel::new(), &|_| {}).unwrap();
+        let outcome = sandbox.run(&step, &tree, &log, &Cancel::new(), &|_| {}).unwrap();
+        assert_eq!(outcome, Outcome::Exited(0));
     };
     let mut times = [const { Vec::new() }; 3];
     for _ in 0..ROUNDS {

@@ -10,6 +10,8 @@ use obuilder_core::step::{Owner, Step};
 
 use crate::config::Config;
 use crate::launch::{Launch, Session};
+use crate::platform::confine::Confinement;
+use crate::slot::Slot;
 
 /// Where commands are looked for unless the step says otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -32,11 +34,13 @@ impl Launch {
     /// Makes `step` ready to be started in the home, where its tree is by now.
     pub(crate) fn new(
         config: &Config,
+        slot: &Slot,
         step: &Step,
         actor: Actor<'_>,
+        confinement: Confinement,
     ) -> Result<Self, SandboxError> {
         let env = environment(config, step, actor.name);
-        let argv = with_profile(config, step);
+        let argv = confinement.wrap(with_profile(slot, step));
         let program = argv.first().ok_or_else(|| SandboxError::Unsupported {
             what: "there is no command to run".to_owned(),
             hint: "give the step a shell and a command".to_owned(),
@@ -54,6 +58,7 @@ impl Launch {
             workdirs: workdirs(config, step)?,
             owner: actor.owner,
             isolate_network: actor.isolate_network,
+            confinement,
             session: actor.session,
         })
     }
@@ -84,11 +89,11 @@ fn environment(config: &Config, step: &Step, user: &str) -> Vec<(BString, BStrin
     env
 }
 
-fn with_profile(config: &Config, step: &Step) -> Vec<BString> {
-    let profile = config.home.join(PROFILE);
-    if profile.symlink_metadata().is_err() {
+fn with_profile(slot: &Slot, step: &Step) -> Vec<BString> {
+    if slot.place.join(PROFILE).symlink_metadata().is_err() {
         return step.argv.clone();
     }
+    let profile = slot.home.join(PROFILE);
     // Profiles are written for bash; where there is none, the system's shell has to do.
     let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
     let wrapper =

@@ -2,45 +2,80 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::limits::Limits;
+use crate::slot::Slot;
+
 /// Settings of a [`crate::BuildUserSandbox`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The canonical home: every step finds its tree here. Absolute, on the volume of the store, and not in use
-    /// for anything else. `HOME.lock`, `HOME.tmp`, `HOME.secrets` and `HOME.aside` stand beside it.
+    /// for anything else. `HOME.lock`, `HOME.tmp`, `HOME.secrets`, `HOME.aside` and `HOME.slots` stand beside it.
     pub home: PathBuf,
-    /// The build user's name, such as `mac705`.
-    pub user_name: String,
-    /// The build user's number.
-    pub uid: u32,
-    /// Its group; `None` for the platform's custom (a group of its own on Linux, `staff` on macOS).
+    /// The build users, one for each step that may run at once; at least one. Only root uses them.
+    pub users: Vec<Account>,
+    /// Their group; `None` for the platform's custom (a group of its own for each on Linux, `staff` on macOS).
     pub gid: Option<u32>,
     /// Absolute prefixes that show a part of the home to a step, such as `/usr/local` → `local`.
     pub prefixes: Vec<(PathBuf, PathBuf)>,
+    /// What steps must not see, such as the store; the home may lie in it.
+    pub hidden: Vec<PathBuf>,
+    /// How much steps are kept apart.
+    pub isolation: Isolation,
     /// Where locks that are good for the whole machine lie; made if missing. Used by root alone.
     pub lock_dir: PathBuf,
+    /// What each step may use.
+    pub limits: Limits,
+}
+
+/// Name and number of a build user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Its name, such as `mac705`.
+    pub name: String,
+    /// Its number; not 0.
+    pub uid: u32,
+}
+
+/// How much steps are kept apart from the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Isolation {
+    /// By everything the system has: users, networks, and what a step may read and write.
+    #[default]
+    Full,
+    /// By users and networks alone: a step may do whatever plain permissions let its user do.
+    Users,
 }
 
 impl Config {
-    /// The usual build user, `mac705`, in `home`, with `/usr/local` shown as `~/local`.
+    /// One build user, `mac705`, in `home`, with `/usr/local` shown as `~/local`.
     pub fn new(home: impl Into<PathBuf>) -> Self {
         Self {
             home: home.into(),
-            user_name: "mac705".to_owned(),
-            uid: 705,
+            users: Account::several("mac", 705, 1),
             gid: None,
             prefixes: vec![("/usr/local".into(), "local".into())],
+            hidden: Vec::new(),
+            isolation: Isolation::default(),
             lock_dir: crate::platform::LOCK_DIR.into(),
+            limits: Limits::default(),
         }
     }
 
-    /// The build user's group, chosen or by custom.
-    pub fn gid(&self) -> u32 {
-        self.gid.unwrap_or(crate::platform::user::default_gid(self.uid))
+    /// The slots, one for each build user.
+    pub(crate) fn slots(&self) -> Vec<Slot> {
+        self.users.iter().map(|user| Slot::new(self, user)).collect()
     }
 
-    /// A path beside the home: its name with `suffix` appended.
+    /// A path beside the canonical home: its name with `suffix` appended.
     pub(crate) fn beside(&self, suffix: &str) -> PathBuf {
         beside(&self.home, suffix)
+    }
+}
+
+impl Account {
+    /// As many accounts as wanted, numbered from `first` on, each named `prefix` and its number.
+    pub fn several(prefix: &str, first: u32, count: usize) -> Vec<Self> {
+        (first..).take(count).map(|uid| Self { name: format!("{prefix}{uid}"), uid }).collect()
     }
 }
 

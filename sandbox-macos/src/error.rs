@@ -69,6 +69,11 @@ pub enum Error {
         /// What it said.
         stderr: String,
     },
+    /// Steps of several slots cannot be shown the same home.
+    #[error(
+        "several slots need a view of the filesystem for each step, which the system refuses: use `--slots 1`"
+    )]
+    OneSlotOnly,
     /// A symlink or a file stands on the way to where something is to be placed.
     #[error(
         "`{0}` in the tree is no directory (or a symlink to one), so nothing can be placed below it"

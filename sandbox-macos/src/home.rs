@@ -20,56 +20,63 @@ use std::path::{Path, PathBuf};
 use obuilder_core::Cancel;
 use obuilder_core::step::Owner;
 
-use crate::config::Config;
+use crate::canonical::Canonical;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
 use crate::mounts::{Mounts, Wanted};
+use crate::slot::Slot;
 use crate::{stuck, tree};
 
 /// A canonical home that nobody else uses now, and that nothing is left in.
 pub(crate) struct Home<'a> {
-    config: &'a Config,
+    slot: &'a Slot,
     lock: Lock,
+    /// Where the step is shown the tree, if that is elsewhere.
+    _canonical: Option<Canonical>,
 }
 
 impl<'a> Home<'a> {
     /// Waits for the home and clears away what a killed process left there.
     pub(crate) fn acquire(
-        config: &'a Config,
+        slot: &'a Slot,
         owner: Option<Owner>,
         cancel: &Cancel,
         waiting: &dyn Fn(&str),
     ) -> Result<Self> {
-        if let Some(parent) = config.home.parent() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(parent)
-                .map_err(Error::io(format!("make `{}`", parent.display())))?;
+        if let Some(parent) = slot.home.parent() {
+            make_parents(parent, 0o755)?;
         }
-        let home = config.home.display();
-        let tell = || waiting(&format!("another step uses the home `{home}`"));
-        let lock = Lock::acquire(&config.beside(".lock"), cancel, tell)?;
-        let mut found = Self { config, lock };
+        let canonical = match slot.place.parent() {
+            Some(parent) if slot.is_shown() => {
+                make_parents(parent, 0o700)?;
+                Some(Canonical::share(slot, owner, cancel, waiting)?)
+            }
+            _ => None,
+        };
+        let place = slot.place.display();
+        let tell = || waiting(&format!("another step uses the home `{place}`"));
+        let lock = Lock::acquire(&slot.beside(".lock"), cancel, tell)?;
+        let mut found = Self { slot, lock, _canonical: canonical };
         found.recover(owner)?;
         Ok(found)
     }
 
     /// What the lock's text does not know may be anybody's, unless it is the build user's.
     fn recover(&mut self, owner: Option<Owner>) -> Result<()> {
-        let (home, tmp) = (&self.config.home, self.config.beside(".tmp"));
+        let (home, tmp) = (&self.slot.place, self.slot.beside(".tmp"));
         let (left, left_tmp) = (home.symlink_metadata().ok(), tmp.symlink_metadata().ok());
         let known = self.lock.text();
         if left.is_none() && left_tmp.is_none() && known.is_empty() {
             return Ok(());
         }
-        let theirs = |found: &fs::Metadata| owner.is_some_and(|owner| found.uid() == owner.uid);
+        let theirs =
+            |found: &fs::Metadata| owner.is_some() && self.slot.uids.contains(&found.uid());
         let interrupted = left_tmp.as_ref().is_some_and(theirs);
         if let Some(left) = left {
             let ours = known == identity(&left) || (interrupted && theirs(&left));
             if left.is_dir() && ours {
                 tracing::warn!(home = %home.display(), "removing the tree of a step that was killed");
-                stuck::clear(self.config, home)?;
+                stuck::clear(self.slot, home)?;
             } else if !is_empty_dir(home) {
                 return Err(Error::HomeTaken(home.clone()));
             }
@@ -79,23 +86,25 @@ impl<'a> Home<'a> {
             return Err(Error::HomeTaken(tmp));
         }
         for suffix in if ours { &[".secrets", ".aside", ".tmp"][..] } else { &[".tmp"] } {
-            stuck::clear(self.config, &self.config.beside(suffix))?;
+            stuck::clear(self.slot, &self.slot.beside(suffix))?;
         }
         self.lock.set_text("")
     }
 
     /// Puts `tree` in the home's place, with what the step wants placed in it. All is `owner`'s then, if there is one.
+    /// Where its secrets are kept in memory, only their places are made.
     pub(crate) fn place(
         mut self,
         tree: &Path,
         owner: Option<Owner>,
         wanted: &Wanted<'_>,
+        secrets_in_memory: bool,
     ) -> Result<Placed<'a>> {
         tree::give(tree, owner)?;
         let found =
             tree.symlink_metadata().map_err(Error::io(format!("stat `{}`", tree.display())))?;
         self.lock.set_text(&identity(&found))?;
-        let config = self.config;
+        let slot = self.slot;
         let mut placed = Placed {
             home: self,
             tree: tree.to_owned(),
@@ -104,13 +113,13 @@ impl<'a> Home<'a> {
             started: false,
             done: false,
         };
-        private_dir(&config.beside(".tmp"), owner)?;
-        match tree::rename(tree, &config.home) {
+        private_dir(&slot.beside(".tmp"), owner)?;
+        match tree::rename(tree, &slot.place) {
             Ok(()) => placed.in_place = true,
-            Err(error) => return Err(not_renamed(error, tree, &config.home)),
+            Err(error) => return Err(not_renamed(error, tree, &slot.place)),
         }
         // What fails half way is taken out again with the rest.
-        let mounts = placed.mounts.insert(Mounts::new(config, owner));
+        let mounts = placed.mounts.insert(Mounts::new(slot, owner, secrets_in_memory));
         mounts.place(wanted)?;
         Ok(placed)
     }
@@ -152,14 +161,14 @@ impl Placed<'_> {
 
     fn undo(&mut self) -> Result<()> {
         self.done = true;
-        let config = self.home.config;
+        let slot = self.home.slot;
         // Before the tree came, only the machine's owner can have mounted something here.
-        let unmounted = if self.in_place { stuck::unmount(config) } else { Ok(()) };
+        let unmounted = if self.in_place { stuck::unmount(slot) } else { Ok(()) };
         // Wherever the tree is by now, its secrets go.
         let taken = self.mounts.take().map_or(Ok(()), Mounts::take_out).and(unmounted);
         let back = self.check_identity().and_then(|()| self.rename_back());
         if matches!(back, Ok(()) | Err(Error::HomeGone(_))) {
-            let cleared = stuck::clear(config, &config.beside(".tmp"));
+            let cleared = stuck::clear(slot, &slot.beside(".tmp"));
             self.home.lock.set_text("")?;
             return taken.and(back).and(cleared);
         }
@@ -167,7 +176,7 @@ impl Placed<'_> {
     }
 
     fn rename_back(&mut self) -> Result<()> {
-        let home = &self.home.config.home;
+        let home = &self.home.slot.place;
         if !std::mem::take(&mut self.in_place) {
             return Ok(());
         }
@@ -179,7 +188,7 @@ impl Placed<'_> {
 impl Placed<'_> {
     /// A step that may write to the home's parent may have put something else in the home's place.
     fn check_identity(&self) -> Result<()> {
-        let home = &self.home.config.home;
+        let home = &self.home.slot.place;
         let found = home.symlink_metadata();
         let same = found.is_ok_and(|found| identity(&found) == self.home.lock.text());
         if self.in_place && !same { Err(Error::HomeGone(home.clone())) } else { Ok(()) }
@@ -198,6 +207,11 @@ impl Drop for Placed<'_> {
             tracing::error!(%error, "failed to put a tree back");
         }
     }
+}
+
+fn make_parents(path: &Path, mode: u32) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(Error::io(format!("make `{}`", path.display())))
 }
 
 /// Makes a directory for `owner` alone.

@@ -9,18 +9,20 @@ use crate::platform;
 const SERVICES: [(&str, &str); 2] = [("usr/bin/crontab", "cron"), ("usr/bin/at", "at")];
 
 /// What is not prevented on the system below `root`, if there is anything. Reads a few small files.
-pub(crate) fn weakness(root: &Path, user: &str) -> Option<String> {
+pub(crate) fn weakness(root: &Path, users: &[&str]) -> Option<String> {
     let lists = root.join(platform::JOB_LISTS);
     let open = SERVICES.iter().filter(|(program, service)| {
-        root.join(program).exists() && !is_denied(&lists, service, user)
+        root.join(program).exists() && !users.iter().all(|user| is_denied(&lists, service, user))
     });
     let names: Vec<_> = open.map(|(_, service)| *service).collect();
     (!names.is_empty()).then(|| {
         let lists = Path::new("/").join(platform::JOB_LISTS);
         let deny: Vec<_> = names.iter().map(|name| lists.join(format!("{name}.deny"))).collect();
         let deny: Vec<_> = deny.iter().map(|path| format!("`{}`", path.display())).collect();
+        let users: Vec<_> = users.iter().map(|user| format!("`{user}`")).collect();
         let (names, deny) = (names.join(" and "), deny.join(" and "));
-        format!("jobs that a step leaves with {names} are not removed: add `{user}` to {deny}")
+        let users = users.join(", ");
+        format!("jobs that a step leaves with {names} are not removed: add {users} to {deny}")
     })
 }
 
@@ -48,7 +50,7 @@ mod tests {
         for dir in [&programs, &lists] {
             fs::create_dir_all(dir).unwrap();
         }
-        let told = || weakness(root.path(), "mac705").unwrap_or_default();
+        let told = || weakness(root.path(), &["mac705"]).unwrap_or_default();
         assert_eq!(told(), "");
         fs::write(programs.join("crontab"), "").unwrap();
         fs::write(programs.join("at"), "").unwrap();

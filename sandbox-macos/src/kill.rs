@@ -111,6 +111,7 @@ impl Leash {
     }
 
     fn kill_user(&self, uid: u32, running: &mut Running) -> Result<c_int> {
+        platform::services::stop_of(uid);
         if !readable(self.exit.as_fd(), Duration::ZERO).unwrap_or(false) {
             everything_of(uid)?;
             self.wait(running)?;
@@ -224,7 +225,7 @@ fn become_and_kill(uid: u32) -> io::Result<bool> {
     }
 }
 
-/// Becomes `uid` for good, and kills every other process of it. -1 and errno on failure.
+/// Becomes `uid` for good, kills every other process of it, and forgets its keys. -1 and errno on failure.
 ///
 /// # Safety
 /// Only for a child between fork and exec, which has one thread.
@@ -239,7 +240,9 @@ pub(crate) unsafe fn become_and_kill_others(uid: u32) -> c_int {
         }
         platform::child::kill_all_others();
         // The saved one follows.
-        libc::setreuid(uid, uid)
+        let became = libc::setreuid(uid, uid);
+        platform::child::forget_keys();
+        became
     }
 }
 

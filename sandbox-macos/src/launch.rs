@@ -11,14 +11,13 @@ use std::ptr;
 use std::time::{Duration, Instant};
 
 use nix::libc;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use obuilder_core::step::Owner;
 
 use crate::kill::{become_and_kill_others, readable};
+use crate::limits::Bounds;
 use crate::platform;
-
-/// Most processes the build user may have at once.
-const PROCESSES: libc::rlim_t = 4096;
+use crate::platform::confine::Confinement;
 
 /// A command, ready to be started.
 #[derive(Debug)]
@@ -33,6 +32,8 @@ pub(crate) struct Launch {
     pub(crate) owner: Option<Owner>,
     /// Whether to leave the host's network.
     pub(crate) isolate_network: bool,
+    /// What else keeps the step apart.
+    pub(crate) confinement: Confinement,
     pub(crate) session: Session,
 }
 
@@ -54,18 +55,24 @@ pub(crate) enum Stage {
     Session,
     Descriptors,
     Network,
+    World,
+    Limits,
     Identity,
     Workdir,
+    Seal,
     Exec,
 }
 
 impl Stage {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 9] = [
         Self::Session,
         Self::Descriptors,
         Self::Network,
+        Self::World,
+        Self::Limits,
         Self::Identity,
         Self::Workdir,
+        Self::Seal,
         Self::Exec,
     ];
 
@@ -75,8 +82,11 @@ impl Stage {
             Self::Session => "start a session for the command",
             Self::Descriptors => "set up the command's standard streams",
             Self::Network => "make a network namespace",
+            Self::World => "give the step its own view of the filesystem",
+            Self::Limits => "limit what the command may use",
             Self::Identity => "become the build user",
             Self::Workdir => "enter the working directory",
+            Self::Seal => "keep the command to what it may do",
             Self::Exec => "execute the command",
         }
     }
@@ -92,12 +102,13 @@ pub(crate) struct Running {
 }
 
 impl Launch {
-    /// Starts the command with these standard streams. Returns once it runs.
+    /// Starts the command with these standard streams, in these bounds. Returns once it runs.
     ///
     /// As nobody else than the caller, a *keeper* process stands in between (see the platform's `keeper`).
     pub(crate) fn start(
         &self,
         stdio: [BorrowedFd<'_>; 3],
+        bounds: &Bounds,
     ) -> io::Result<Result<Running, (Stage, io::Error)>> {
         let stdio = stdio.map(|fd| fd.as_raw_fd());
         let argv = pointers(&self.argv);
@@ -108,7 +119,7 @@ impl Launch {
         // SAFETY: the child only makes system calls, on memory that was made ready before, and never returns.
         let pid = unsafe {
             fork(|| {
-                let command = || self.become_command(stdio, &argv, &envp, parent);
+                let command = || self.become_command(stdio, &argv, &envp, (bounds, parent));
                 match &keeper {
                     None => command(),
                     Some(((told, _), (_, status))) => {
@@ -132,10 +143,12 @@ impl Launch {
         stdio: [RawFd; 3],
         argv: &[*const c_char],
         envp: &[*const c_char],
-        parent: Report,
+        (bounds, parent): (&Bounds, Report),
     ) -> ! {
         // SAFETY: plain system calls; the arrays end with a null pointer and outlive the call.
         unsafe {
+            // Also for what is made for the command's view of the filesystem.
+            libc::umask(0o022);
             parent.check(self.leave_group(), Stage::Session);
             for (number, fd) in (0..).zip(stdio) {
                 parent.check(libc::dup2(fd, number), Stage::Descriptors);
@@ -147,11 +160,12 @@ impl Launch {
             if self.isolate_network {
                 parent.check(platform::child::isolate_network(), Stage::Network);
             }
-            self.limit();
-            libc::umask(0o022);
+            parent.check(self.confinement.enter(), Stage::World);
+            parent.check(bounds.enter(), Stage::Limits);
             parent.check(self.become_owner(), Stage::Identity);
             self.enter_workdir(parent);
             default_signals();
+            parent.check(self.confinement.seal(), Stage::Seal);
             for program in &self.programs {
                 libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr());
                 if !matches!(errno(), libc::ENOENT | libc::ENOTDIR | libc::EACCES) {
@@ -176,30 +190,17 @@ impl Launch {
         }
     }
 
-    /// No core files; and no more processes of the build user than the machine can stand, so that a fork bomb leaves
-    /// us the few we need to kill it. (For the calling user all of their processes would count.)
-    unsafe fn limit(&self) {
-        // SAFETY: plain system calls with pointers to locals.
-        unsafe {
-            let no_core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            libc::setrlimit(libc::RLIMIT_CORE, &no_core);
-            let mut most = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            if self.owner.is_some() && libc::getrlimit(libc::RLIMIT_NPROC, &mut most) == 0 {
-                most.rlim_max = most.rlim_max.min(PROCESSES);
-                most.rlim_cur = most.rlim_cur.min(PROCESSES);
-                libc::setrlimit(libc::RLIMIT_NPROC, &most);
-            }
-        }
-    }
-
     unsafe fn become_owner(&self) -> c_int {
         let Some(owner) = self.owner else { return 0 };
         // SAFETY: plain system calls; the list has one group.
         unsafe {
-            let groups = libc::setgroups(1, &owner.gid).min(libc::setgid(owner.gid));
+            platform::child::before_giving_up_root();
+            if libc::setgroups(1, &owner.gid).min(libc::setgid(owner.gid)) == -1 {
+                return -1;
+            }
             // Nothing is left of root when this has succeeded; nor of what cron or the like has started as the user
             // since the last step.
-            if groups == -1 { -1 } else { become_and_kill_others(owner.uid) }
+            become_and_kill_others(owner.uid).min(platform::child::after_giving_up_root())
         }
     }
 
@@ -276,12 +277,7 @@ pub(crate) unsafe fn fork(child: impl FnOnce()) -> io::Result<libc::pid_t> {
 
 /// All signals as a fresh process has them, none blocked.
 fn default_signals() {
-    for signal in Signal::iterator() {
-        if !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
-            // SAFETY: setting the default action touches no memory of ours.
-            unsafe { libc::signal(signal as c_int, libc::SIG_DFL) };
-        }
-    }
+    platform::child::default_actions();
     // Cannot fail with these arguments.
     let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,21 +30,39 @@ pub(crate) struct Lock {
 impl Lock {
     /// Takes the lock, telling `waiting` once if that takes time; [`Error::Cancelled`] if `cancel` comes first.
     pub(crate) fn acquire(path: &Path, cancel: &Cancel, waiting: impl Fn()) -> Result<Self> {
-        let action = || format!("lock `{}`", path.display());
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        let (mut file, fresh) = match options.open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                (options.create(true).open(path).map_err(Error::io(action()))?, true)
-            }
-            opened => (opened.map_err(Error::io(action()))?, false),
-        };
+        Self::wait(path, FlockOperation::NonBlockingLockExclusive, cancel, waiting)
+    }
+
+    /// Takes the lock together with others who share it, likewise.
+    pub(crate) fn share(path: &Path, cancel: &Cancel, waiting: impl Fn()) -> Result<Self> {
+        Self::wait(path, FlockOperation::NonBlockingLockShared, cancel, waiting)
+    }
+
+    /// Takes the lock if nobody else has it.
+    pub(crate) fn attempt(path: &Path) -> Result<Option<Self>> {
+        let (file, fresh) = open(path)?;
+        match lock(&file, path, FlockOperation::NonBlockingLockExclusive)? {
+            true if is_at(&file, path) => Self::taken(file, path, fresh).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn wait(
+        path: &Path,
+        operation: FlockOperation,
+        cancel: &Cancel,
+        waiting: impl Fn(),
+    ) -> Result<Self> {
+        let (mut file, mut fresh) = open(path)?;
         let mut told = false;
         loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(rustix::io::Errno::WOULDBLOCK) => {}
-                Err(error) => return Err(Error::io(action())(error)),
+            if lock(&file, path, operation)? {
+                if is_at(&file, path) {
+                    return Self::taken(file, path, fresh);
+                }
+                // Somebody has removed it, and others lock what stands there now.
+                (file, fresh) = open(path)?;
+                continue;
             }
             if !std::mem::replace(&mut told, true) {
                 waiting();
@@ -53,8 +71,11 @@ impl Lock {
                 return Err(Error::Cancelled);
             }
         }
+    }
+
+    fn taken(mut file: File, path: &Path, fresh: bool) -> Result<Self> {
         let mut text = String::new();
-        file.read_to_string(&mut text).map_err(Error::io(action()))?;
+        file.read_to_string(&mut text).map_err(Error::io(format!("read `{}`", path.display())))?;
         Ok(Self { file, path: path.to_owned(), text, fresh })
     }
 
@@ -77,5 +98,34 @@ impl Lock {
         set(text).map_err(Error::io(format!("write `{}`", self.path.display())))?;
         text.clone_into(&mut self.text);
         Ok(())
+    }
+}
+
+/// Opens the file of a lock; says whether it was made.
+fn open(path: &Path) -> Result<(File, bool)> {
+    let action = || format!("open the lock `{}`", path.display());
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok((options.create(true).open(path).map_err(Error::io(action()))?, true))
+        }
+        opened => Ok((opened.map_err(Error::io(action()))?, false)),
+    }
+}
+
+/// Whether `file` is what stands at `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let numbers = |found: std::fs::Metadata| (found.dev(), found.ino());
+    let (held, there) = (file.metadata().map(numbers), path.symlink_metadata().map(numbers));
+    matches!((held, there), (Ok(held), Ok(there)) if held == there)
+}
+
+/// Tries to lock; says whether that succeeded.
+fn lock(file: &File, path: &Path, operation: FlockOperation) -> Result<bool> {
+    match flock(file, operation) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(Error::io(format!("lock `{}`", path.display()))(error)),
     }
 }

@@ -15,6 +15,7 @@ use crate::beneath::{Missing, Spot, give, open_root, spot};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::home::{not_renamed, private_dir};
+use crate::slot::Slot;
 use crate::{stuck, tree};
 
 /// What a step wants placed, with its targets found.
@@ -96,10 +97,12 @@ enum Undo {
 
 /// What has been placed in a home.
 pub(crate) struct Mounts<'a> {
-    config: &'a Config,
+    slot: &'a Slot,
     owner: Option<Owner>,
     /// The tree, wherever its step may have moved it; open if anything is to be placed in it.
     tree: Option<OwnedFd>,
+    /// Secrets are not written: the step's own view of the filesystem has them at the places made here.
+    secrets_in_memory: bool,
     undo: Vec<Undo>,
     aside: bool,
     secrets: bool,
@@ -107,8 +110,16 @@ pub(crate) struct Mounts<'a> {
 
 impl<'a> Mounts<'a> {
     /// Nothing yet; what will be placed is `owner`'s, if there is one.
-    pub(crate) fn new(config: &'a Config, owner: Option<Owner>) -> Self {
-        Self { config, owner, tree: None, undo: Vec::new(), aside: false, secrets: false }
+    pub(crate) fn new(slot: &'a Slot, owner: Option<Owner>, secrets_in_memory: bool) -> Self {
+        Self {
+            slot,
+            owner,
+            tree: None,
+            secrets_in_memory,
+            undo: Vec::new(),
+            aside: false,
+            secrets: false,
+        }
     }
 
     /// Finds `target` in the tree.
@@ -122,12 +133,12 @@ impl<'a> Mounts<'a> {
         if wanted.caches.is_empty() && wanted.secrets.is_empty() {
             return Ok(());
         }
-        self.tree = Some(open_root(&self.config.home)?);
+        self.tree = Some(open_root(&self.slot.place)?);
         for (lease, target) in &wanted.caches {
             tree::give(lease, self.owner)?;
             let spot = self.clear_spot(target)?;
             spot.rename_in(lease)
-                .map_err(|error| not_renamed(error.into(), lease, &self.config.home))?;
+                .map_err(|error| not_renamed(error.into(), lease, &self.slot.place))?;
             self.undo.push(Undo::Cache(target.clone(), lease.to_path_buf()));
         }
         if wanted.secrets.is_empty() { Ok(()) } else { self.place_secrets(wanted) }
@@ -135,14 +146,17 @@ impl<'a> Mounts<'a> {
 
     fn place_secrets(&mut self, wanted: &Wanted<'_>) -> Result<()> {
         let owner = self.owner;
-        let dir = self.config.beside(".secrets");
+        let dir = self.slot.beside(".secrets");
         self.secrets = true;
         private_dir(&dir, owner)?;
         let opened = open_root(&dir)?;
         for (name, value, target) in &wanted.secrets {
-            let always = spot(&opened, Path::new(&*name.to_os_str_lossy()), Missing::Absent)?;
-            let always = always.ok_or_else(|| Error::NotADirectory(dir.clone()))?;
-            write_secret(&always, value, owner)?;
+            let value = if self.secrets_in_memory { BStr::new("") } else { value };
+            if !self.secrets_in_memory {
+                let always = spot(&opened, Path::new(&*name.to_os_str_lossy()), Missing::Absent)?;
+                let always = always.ok_or_else(|| Error::NotADirectory(dir.clone()))?;
+                write_secret(&always, value, owner)?;
+            }
             if let Some(target) = target {
                 let spot = self.clear_spot(target)?;
                 self.undo.push(Undo::Secret(target.clone()));
@@ -160,7 +174,7 @@ impl<'a> Mounts<'a> {
         let found = found?.ok_or_else(|| Error::NotADirectory(target.to_owned()))?;
         let action = || format!("set `{}` in the tree aside", target.display());
         if found.found().map_err(Error::io(action()))?.is_some() {
-            let aside = self.config.beside(".aside");
+            let aside = self.slot.beside(".aside");
             if !std::mem::replace(&mut self.aside, true) {
                 private_dir(&aside, None)?;
             }
@@ -181,7 +195,7 @@ impl<'a> Mounts<'a> {
     }
 
     fn clear(&self, suffix: &str) -> Result<()> {
-        stuck::clear(self.config, &self.config.beside(suffix))
+        stuck::clear(self.slot, &self.slot.beside(suffix))
     }
 
     /// Removes the secrets alone.

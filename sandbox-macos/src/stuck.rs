@@ -4,18 +4,19 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::platform::mounted;
+use crate::slot::Slot;
 use crate::tree;
 
 /// Unmounts what a step has mounted in its tree or its directories. As anybody but root, nothing.
-pub(crate) fn unmount(config: &Config) -> Result<()> {
+pub(crate) fn unmount(slot: &Slot) -> Result<()> {
     let dirs = ["", ".tmp", ".secrets", ".aside"];
-    unmount_below(&dirs.map(|suffix| config.beside(suffix)))
+    unmount_below(&dirs.map(|suffix| slot.beside(suffix)))
 }
 
-fn unmount_below(dirs: &[PathBuf]) -> Result<()> {
+/// Unmounts what is mounted at or below `dirs`. As anybody but root, nothing.
+pub(crate) fn unmount_below(dirs: &[PathBuf]) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
@@ -38,7 +39,7 @@ fn real(dir: &Path) -> PathBuf {
 }
 
 /// Removes `path`, which is the home or stands beside it; what does not go is set aside, so that it is in nobody's way.
-pub(crate) fn clear(config: &Config, path: &Path) -> Result<()> {
+pub(crate) fn clear(slot: &Slot, path: &Path) -> Result<()> {
     // The common case: an empty directory, or nothing.
     if fs::remove_dir(path).map_or_else(|error| error.kind() == io::ErrorKind::NotFound, |()| true)
     {
@@ -47,7 +48,7 @@ pub(crate) fn clear(config: &Config, path: &Path) -> Result<()> {
     // First, or what is mounted there would be emptied.
     let unmounted = unmount_below(&[path.to_owned()]);
     let Err(first) = unmounted.and_then(|()| tree::remove(path)) else { return Ok(()) };
-    let free = |n: &u32| config.beside(&format!(".stuck-{n}"));
+    let free = |n: &u32| slot.beside(&format!(".stuck-{n}"));
     let aside = (1..10_000).find(|n| free(n).symlink_metadata().is_err()).map(|n| free(&n));
     match aside.map(|aside| (tree::rename(path, &aside), aside)) {
         Some((Ok(()), aside)) => {

@@ -12,11 +12,12 @@ use nix::unistd::{Uid, User};
 use obuilder_core::Cancel;
 use obuilder_core::step::Owner;
 
-use crate::config::{Config, beside};
+use crate::config::{Account, beside};
 use crate::error::{Error, Result};
-use crate::kill::{everything_of, names};
+use crate::kill::{Process, everything_of, names};
 use crate::lock::Lock;
-use crate::platform;
+use crate::slot::Slot;
+use crate::{platform, sweep};
 
 /// How often a tool is tried that fails for a passing reason, and how long between.
 const ATTEMPTS: u32 = 100;
@@ -34,63 +35,74 @@ pub struct BuildUser {
 }
 
 impl BuildUser {
-    /// The build user of `config`, made if it is missing. Needs root, and the user's lock.
-    pub(crate) fn ensure(config: &Config) -> Result<Self> {
-        if let Some(user) = find(config)? {
+    /// The build user of `slot`, made if it is missing. Needs root, and the user's lock.
+    pub(crate) fn ensure(slot: &Slot) -> Result<Self> {
+        if let Some(user) = find(slot)? {
             return Ok(user);
         }
         // They would be killed before the first step.
-        let strangers = platform::alive::list(config.uid)
-            .map_err(Error::io(format!("list the processes of uid {}", config.uid)))?;
+        let strangers = alive(slot)?;
         if !strangers.is_empty() {
             let what = format!(
                 "processes run under that uid: {}; choose another with `--uid`",
                 names(&strangers)
             );
-            return Err(clash(config, &what));
+            return Err(clash(slot, &what));
         }
-        tracing::info!(name = config.user_name, uid = config.uid, "making a build user");
-        platform::user::create(config)?;
-        find(config)?.ok_or_else(|| clash(config, "it was made and yet cannot be found"))
+        let Account { name, uid } = &slot.user;
+        tracing::info!(name, uid, "making a build user");
+        platform::user::create(slot)?;
+        find(slot)?.ok_or_else(|| clash(slot, "it was made and yet cannot be found"))
     }
 }
 
-/// Removes the build user of `config`; says whether there was one. Needs root.
-///
-/// Waits for a step of the user's that runs; its other processes are killed first. A user of that name with another
-/// number is an error.
-pub fn remove_user(config: &Config) -> Result<bool> {
-    if find(config)?.is_none() {
+/// Removes the build user of `slot`; says whether there was one. Needs root.
+pub(crate) fn remove(slot: &Slot) -> Result<bool> {
+    if find(slot)?.is_none() {
         return Ok(false);
     }
-    let tell = || tracing::info!(name = config.user_name, "waiting for a step of the build user");
-    let _lock = lock(config, &Cancel::new(), tell)?;
+    let tell = || tracing::info!(name = slot.user.name, "waiting for a step of the build user");
+    let _lock = lock(slot, &Cancel::new(), tell)?;
     // Somebody else may have removed it meanwhile.
-    let Some(user) = find(config)? else { return Ok(false) };
+    let Some(user) = find(slot)? else { return Ok(false) };
+    platform::services::stop_of(user.owner.uid);
     everything_of(user.owner.uid)?;
-    platform::user::remove(config)?;
+    sweep::after(user.owner, &slot.home);
+    platform::user::remove(slot)?;
     Ok(true)
 }
 
+/// The processes of the slot's user.
+pub(crate) fn alive(slot: &Slot) -> Result<Vec<Process>> {
+    let uid = slot.user.uid;
+    platform::alive::list(uid).map_err(Error::io(format!("list the processes of uid {uid}")))
+}
+
 /// Takes the user for ourselves, telling `waiting` if that takes time.
-pub(crate) fn lock(config: &Config, cancel: &Cancel, waiting: impl Fn()) -> Result<Lock> {
-    let Config { uid, lock_dir: dir, .. } = config;
+pub(crate) fn lock(slot: &Slot, cancel: &Cancel, waiting: impl Fn()) -> Result<Lock> {
+    make_lock_dir(slot)?;
+    Lock::acquire(&slot.lock_path(), cancel, waiting)
+}
+
+/// Makes the directory of locks.
+pub(crate) fn make_lock_dir(slot: &Slot) -> Result<()> {
+    let dir = &slot.lock_dir;
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(Error::io(format!("make `{}`", dir.display())))?;
-    Lock::acquire(&dir.join(format!("uid-{uid}.lock")), cancel, waiting)
+    made.map_err(Error::io(format!("make `{}`", dir.display())))
 }
 
 /// Looks the user up, and finds what is in its way.
-fn find(config: &Config) -> Result<Option<BuildUser>> {
-    let (name, uid) = (&config.user_name, config.uid);
+pub(crate) fn find(slot: &Slot) -> Result<Option<BuildUser>> {
+    let Account { name, uid } = &slot.user;
+    let uid = *uid;
     let asked = |error: nix::Error| Error::io(format!("look up user `{name}`"))(error);
     if uid == 0 {
-        return Err(clash(config, "uid 0 is root: choose another with `--uid`"));
+        return Err(clash(slot, "uid 0 is root: choose another with `--uid`"));
     }
     let Some(found) = User::from_name(name).map_err(asked)? else {
         return match User::from_uid(Uid::from_raw(uid)).map_err(asked)? {
             Some(other) => Err(clash(
-                config,
+                slot,
                 &format!("that uid belongs to `{}`: choose another with `--uid`", other.name),
             )),
             None => Ok(None),
@@ -98,26 +110,27 @@ fn find(config: &Config) -> Result<Option<BuildUser>> {
     };
     if found.uid.as_raw() != uid {
         let what = format!("`{name}` has uid {}: use `--uid {0}` or another name", found.uid);
-        return Err(clash(config, &what));
+        return Err(clash(slot, &what));
     }
-    if let Some(what) = a_persons_home(config, &found.dir) {
-        return Err(clash(config, &what));
+    if let Some(what) = a_persons_home(slot, &found.dir) {
+        return Err(clash(slot, &what));
     }
-    let owner = Owner { uid, gid: config.gid() };
+    let owner = slot.owner();
     Ok(Some(BuildUser { name: found.name, owner, registered_home: found.dir }))
 }
 
 /// All of a build user's processes are killed, so somebody who lives here must never be taken for one.
-fn a_persons_home(config: &Config, registered: &Path) -> Option<String> {
-    let ours = registered == config.home || beside(registered, ".lock").exists();
+fn a_persons_home(slot: &Slot, registered: &Path) -> Option<String> {
+    let ours = registered == slot.home || beside(registered, ".lock").exists();
     (!ours && registered.is_dir()).then(|| {
-        let (name, home) = (&config.user_name, registered.display());
+        let (name, home) = (&slot.user.name, registered.display());
         format!("`{name}` has a home of its own, `{home}`, and so is no build user: choose another name and uid")
     })
 }
 
-pub(crate) fn clash(config: &Config, what: &str) -> Error {
-    Error::UserClash { name: config.user_name.clone(), uid: config.uid, clash: what.to_owned() }
+pub(crate) fn clash(slot: &Slot, what: &str) -> Error {
+    let Account { name, uid } = slot.user.clone();
+    Error::UserClash { name, uid, clash: what.to_owned() }
 }
 
 /// Runs a system tool, again while `passing` says of its exit status and message that the failure will pass.

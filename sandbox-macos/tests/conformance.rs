@@ -3,3 +3,7 @@
 mod common;
 
 obuilder_core::sandbox_conformance!(common::fixture);
+
+mod without_world {
+    obuilder_core::sandbox_conformance!(crate::common::fixture_without_world);
+}

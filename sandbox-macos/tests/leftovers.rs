@@ -20,7 +20,7 @@ use obuilder_core::error::SandboxError;
 use obuilder_core::step::{CacheMount, Outcome, SecretMount, Step};
 use obuilder_core::testing::sandbox::step;
 use obuilder_core::{BuildLog, Cancel, Sandbox};
-use sandbox_macos::{BuildUserSandbox, Config};
+use sandbox_macos::{Account, BuildUserSandbox, Config, Isolation};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -47,8 +47,10 @@ fn secrets_outside_the_home_are_in_their_directory_alone() {
     fixture.sandbox.check(&step).unwrap();
     let tree = fixture.tree("tree");
     let (outcome, text) = fixture.run(&step, &tree);
-    let name = if is_root() { user.config.user_name.clone() } else { whoami() };
-    assert_eq!((outcome, text), (Outcome::Exited(0), format!("700 {name}\n400 {name}\n1\n2\n")));
+    let name = if is_root() { user.name() } else { whoami() };
+    let mode = if is_root() { 500 } else { 700 };
+    let expected = format!("{mode} {name}\n400 {name}\n1\n2\n");
+    assert_eq!((outcome, text), (Outcome::Exited(0), expected));
     assert_eq!(fs::read_dir(&tree).unwrap().count(), 0);
     assert_eq!(user.left_behind(), Vec::<String>::new());
     step.secrets.push(secret("/elsewhere/one", "3"));
@@ -109,7 +111,7 @@ fn planted_symlinks_lead_nobody_out_of_the_tree() {
 
 #[test]
 fn what_a_cache_or_secret_covers_comes_back() {
-    let user = TestUser::new();
+    let user = TestUser::without_world();
     let fixture = user.fixture();
     let tree = fixture.tree("tree");
     fs::create_dir_all(tree.join("a/cache")).unwrap();
@@ -172,7 +174,7 @@ fn victim() {
 
 fn victims_config(dir: &Path, uid: u32) -> Config {
     let mut config = Config::new(dir.join("home"));
-    (config.uid, config.user_name, config.lock_dir) = (uid, format!("obt{uid}"), dir.join("locks"));
+    (config.users, config.lock_dir) = (Account::several("obt", uid, 1), dir.join("locks"));
     config
 }
 
@@ -195,7 +197,7 @@ fn a_killed_run_is_cleared_by_the_next() {
     let home = &user.config.home;
     let mut victim = Command::new(std::env::current_exe().unwrap());
     victim.args(["--exact", "victim", "--nocapture"]).stdout(Stdio::null()).stderr(Stdio::null());
-    victim.env(VICTIM, format!("{} {}", user.dir().display(), user.config.uid));
+    victim.env(VICTIM, format!("{} {}", user.dir().display(), user.uid()));
     let mut victim = victim.spawn().unwrap();
     until("the victim's step runs", || home.join("ready").exists());
     // Held open, the pipe is still there to ask when the tree has been removed.
@@ -208,7 +210,7 @@ fn a_killed_run_is_cleared_by_the_next() {
     assert_eq!(next.0, Outcome::Exited(0));
     if is_root() {
         // The shell, ps and wc; zombies may stay for as long as nobody reaps them.
-        let alive = sleepers(user.config.uid);
+        let alive = sleepers(user.uid());
         assert_eq!(alive, 0, "a sleeper of the killed step lives");
     }
     assert!(!next.1.contains("ready"), "{}", next.1);
@@ -232,7 +234,7 @@ fn a_killed_run_takes_its_step_with_it_when_not_root() {
     fixture.tree("tree");
     let mut victim = Command::new(std::env::current_exe().unwrap());
     victim.args(["--exact", "victim", "--nocapture"]).stdout(Stdio::null()).stderr(Stdio::null());
-    victim.env(VICTIM, format!("{} {}", user.dir().display(), user.config.uid));
+    victim.env(VICTIM, format!("{} {}", user.dir().display(), user.uid()));
     let mut victim = victim.spawn().unwrap();
     let alive = user.config.home.join("alive");
     until("the victim's step runs", || user.config.home.join("ready").exists());
@@ -248,7 +250,8 @@ fn a_step_that_kills_its_keeper_is_an_error() {
     if is_root() {
         return eprintln!("SKIP: only without root does a keeper stand by");
     }
-    let user = TestUser::new();
+    // One that is kept to its policy cannot.
+    let user = TestUser::without_world();
     let fixture = user.fixture();
     let tree = fixture.tree("tree");
     let log = BuildLog::from_file(tempfile::tempfile().unwrap());
@@ -314,7 +317,7 @@ fn what_was_started_between_steps_does_not_run_beside_the_next() {
     assert_eq!(fixture.sh("true").0, Outcome::Exited(0));
     // As cron would.
     let mut job = Command::new("sleep");
-    std::os::unix::process::CommandExt::uid(&mut job, user.config.uid);
+    std::os::unix::process::CommandExt::uid(&mut job, user.uid());
     let mut job = job.arg("20").spawn().unwrap();
     let (outcome, text) = fixture.sh("ps -o stat=,comm= -u $(id -u)");
     assert_eq!(outcome, Outcome::Exited(0));
@@ -334,7 +337,7 @@ fn a_user_is_not_removed_while_its_step_runs() {
     std::thread::scope(|scope| {
         let running = scope.spawn(|| fixture.run(&step("sleep 0.5; echo done"), &tree));
         until("the step runs", || user.config.home.exists());
-        assert!(sandbox_macos::remove_user(&user.config).unwrap());
+        assert_eq!(user.sandbox().remove_users().unwrap(), [user.name()]);
         assert_eq!(running.join().unwrap(), (Outcome::Exited(0), "done\n".to_owned()));
     });
 }
@@ -344,7 +347,9 @@ fn loose(user: &TestUser) -> (BuildUserSandbox, Config) {
     let open = user.dir().join("scratch/open");
     fs::create_dir_all(&open).unwrap();
     fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
-    let config = Config { home: open.join("home"), ..user.config.clone() };
+    // With a view of its own, the step could not.
+    let isolation = Isolation::Users;
+    let config = Config { home: open.join("home"), isolation, ..user.config.clone() };
     (BuildUserSandbox::new(config.clone()).unwrap(), config)
 }
 
@@ -395,7 +400,7 @@ fn a_closed_directory_keeps_no_secret_and_no_cache_in_the_tree() {
 
 #[test]
 fn what_comes_back_into_the_tree_is_its_owners() {
-    let user = TestUser::new();
+    let user = TestUser::without_world();
     let fixture = user.fixture();
     let tree = fixture.tree("tree");
     fs::create_dir_all(tree.join("a/b")).unwrap();
@@ -406,7 +411,7 @@ fn what_comes_back_into_the_tree_is_its_owners() {
     assert_eq!(fs::read_to_string(tree.join("a/b/one")).unwrap(), "own");
     let uid =
         |path: &str| std::os::unix::fs::MetadataExt::uid(&tree.join(path).metadata().unwrap());
-    let expected = if is_root() { user.config.uid } else { nix::unistd::geteuid().as_raw() };
+    let expected = if is_root() { user.uid() } else { nix::unistd::geteuid().as_raw() };
     assert_eq!([uid("a"), uid("a/b")], [expected; 2]);
 }
 
@@ -464,7 +469,7 @@ fn what_a_step_mounts_is_unmounted() {
     if !needs_root() || !cfg!(target_os = "linux") {
         return;
     }
-    let user = TestUser::new();
+    let user = TestUser::without_world();
     let fixture = user.fixture();
     let (home, tree) = (&user.config.home, fixture.tree("tree"));
     let wait =
@@ -536,7 +541,9 @@ fn all_this_holds_for_an_ordinary_user() {
     fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let own = std::env::current_exe().unwrap();
     let deps = own.parent().unwrap();
-    for program in ["leftovers", "build_user", "conformance", "terminal"] {
+    for program in
+        ["leftovers", "build_user", "conformance", "terminal", "limits", "remains", "world"]
+    {
         let Some(built) = newest(deps, program) else { continue };
         let copy = dir.path().join(program);
         // By another process: a test that forks meanwhile would keep our copy open, and busy.

@@ -22,7 +22,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use obuilder_core::Sandbox;
 use obuilder_core::testing::sandbox::step;
-use sandbox_macos::{BuildUserSandbox, Config};
+use sandbox_macos::{Account, BuildUserSandbox, Config};
 
 /// Where the process on the terminal finds its settings.
 const GUEST: &str = "OBUILD_TEST_GUEST";
@@ -33,7 +33,7 @@ fn guest() {
     let Ok(settings) = std::env::var(GUEST) else { return };
     let [home, uid] = settings.split(' ').collect::<Vec<_>>().try_into().unwrap();
     let mut config = Config::new(home);
-    (config.uid, config.user_name) = (uid.parse().unwrap(), format!("obt{uid}"));
+    config.users = Account::several("obt", uid.parse().unwrap(), 1);
     config.lock_dir = Path::new(home).with_file_name("locks");
     let mut shell = step("");
     shell.argv = ["/bin/bash", "--norc", "--noprofile", "-i"].map(Into::into).to_vec();
@@ -91,7 +91,7 @@ fn on_terminal(user: &TestUser) -> (Guest, Terminal, String) {
     let name = nix::unistd::ttyname(&pty.slave).unwrap().display().to_string();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "guest", "--nocapture"]);
-    command.env(GUEST, format!("{} {}", user.config.home.display(), user.config.uid));
+    command.env(GUEST, format!("{} {}", user.config.home.display(), user.uid()));
     let slave = || pty.slave.try_clone().unwrap();
     command.stdin(slave()).stdout(slave()).stderr(slave());
     // SAFETY: only system calls between fork and exec.

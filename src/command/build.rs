@@ -30,6 +30,10 @@ pub(crate) struct Args {
     #[arg(long = "secret", value_name = "ID:FILE")]
     secrets: Vec<String>,
 
+    /// Show secrets where a step prints them, instead of `***`
+    #[arg(long)]
+    no_redact: bool,
+
     /// Build every step anew
     #[arg(long)]
     no_cache: bool,
@@ -53,12 +57,18 @@ impl Set for Uses {
         Key::Progress,
         Key::KeepFailed,
         Key::Timeout,
+        Key::MaxCpu,
+        Key::MaxMemory,
+        Key::MaxProcesses,
+        Key::MaxFileSize,
         Key::Store,
         Key::RsyncMode,
         Key::Images,
         Key::Home,
         Key::Uid,
         Key::UserPrefix,
+        Key::Slots,
+        Key::Isolation,
     ];
 }
 
@@ -120,12 +130,24 @@ fn build(args: &Args, settings: &Settings, view: &Arc<dyn View>) -> Result<Resul
         no_cache: args.no_cache,
         keep_failed: settings.keep_failed(),
         timeout: settings.timeout(),
+        redact: !args.no_redact,
     };
     let teller = view.clone();
     let cancel = signals::cancel_on_signals(move |text| teller.note(text))?;
-    let mut builder = session::builder(settings)?;
+    let mut builder = session::builder(settings, secret_files(&args.secrets))?;
     builder.sandbox = Arc::new(Telling::new(builder.sandbox, view.clone()));
     Ok(builder.build(&spec, &context, &options, &cancel, &**view)?)
+}
+
+/// The files of `ID:FILE` arguments, so far as they stand on disk: steps may read a secret only where it is given to them.
+fn secret_files(given: &[String]) -> Vec<PathBuf> {
+    let files =
+        given.iter().filter_map(|text| Path::new(text.split_once(':')?.1).canonicalize().ok());
+    // What a shell or a supervisor passes as `/dev/fd/N` is not to be found under a name.
+    let on_disk = |path: &PathBuf| {
+        path.is_file() && !["/proc", "/dev", "/sys"].iter().any(|dir| path.starts_with(dir))
+    };
+    files.filter(on_disk).collect()
 }
 
 /// Reads the files of `ID:FILE` arguments.
@@ -144,7 +166,9 @@ pub(crate) fn secrets(given: &[String]) -> Result<Vec<(BString, BString)>, Comma
         }
         let value = std::fs::read(Path::new(file)).map_err(|error| {
             let text = format!("failed to read the secret `{id}` from `{file}`");
-            CommandError::usage(text).caused_by(&error)
+            CommandError::usage(text).caused_by(&error).hint(format!(
+                "write the secret to that file, or name its file: `--secret {id}:FILE`"
+            ))
         })?;
         all.push((id.into(), value.into()));
     }

@@ -1,24 +1,46 @@
 //! `obuild doctor`
+//!
+//! Each file below looks at one thing; `host` is what one system alone has.
 
-mod checks;
+mod check;
+mod clock;
+mod confinement;
+mod leftovers;
+mod limits;
+#[cfg_attr(
+    not(target_os = "macos"),
+    allow(dead_code, reason = "it is read everywhere, so that it can be tested everywhere")
+)]
+mod mac_output;
+mod programs;
+mod storage;
+mod subject;
+mod tool;
+mod users;
 
-use std::fmt;
+#[cfg(target_os = "linux")]
+#[path = "doctor/linux.rs"]
+mod host;
+#[cfg(target_os = "macos")]
+#[path = "doctor/macos.rs"]
+mod host;
+
 use std::process::ExitCode;
-
-use console::Style;
 
 use super::table::columns;
 use crate::cli::Done;
 use crate::error::CommandError;
 use crate::output;
 use crate::settings::{Flags, OfSteps, Settings};
+use check::{Check, Status};
+use subject::Subject;
 
-/// Check this machine: what is in force, what is weak, what is missing
+/// Check this machine: what is in force, what is weak, what is missing, and what to do about it
 ///
 /// Nothing is changed. The exit code is 3 when something would keep a build from running.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Print JSON
+    /// Print JSON, as docs/doctor.md describes it
     #[arg(long)]
     json: bool,
 
@@ -26,73 +48,46 @@ pub(crate) struct Args {
     flags: Flags<OfSteps>,
 }
 
-/// How a check came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Status {
-    /// As it should be.
-    Ok,
-    /// Builds run, with less than there could be.
-    Weak,
-    /// Builds cannot run.
-    Broken,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, serde::Serialize)]
-struct Check {
-    name: &'static str,
-    status: Status,
-    finding: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hint: Option<String>,
-}
-
-impl Check {
-    fn ok(name: &'static str, finding: impl Into<String>) -> Self {
-        Self { name, status: Status::Ok, finding: finding.into(), hint: None }
-    }
-
-    fn weak(name: &'static str, finding: impl Into<String>, hint: impl Into<String>) -> Self {
-        let hint = Some(hint.into());
-        Self { name, status: Status::Weak, finding: finding.into(), hint }
-    }
-
-    fn broken(name: &'static str, finding: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { status: Status::Broken, ..Self::weak(name, finding, hint) }
-    }
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (text, style) = match self {
-            Status::Ok => ("ok", Style::new().green()),
-            Status::Weak => ("weak", Style::new().yellow()),
-            Status::Broken => ("broken", Style::new().red()),
-        };
-        write!(f, "{}", style.apply_to(text))
-    }
+/// What `--json` prints.
+#[derive(serde::Serialize)]
+struct Report<'a> {
+    /// Whether builds can run.
+    healthy: bool,
+    checks: &'a [Check],
 }
 
 pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
-    let checks = checks::all(settings)?;
+    let checks = all(&Subject::new(settings)?)?;
+    let broken = checks.iter().filter(|check| check.status == Status::Broken).count();
     match args.json {
-        true => output::json(&checks)?,
+        true => output::json(&Report { healthy: broken == 0, checks: &checks })?,
         false => output::print(text(&checks))?,
     }
-    let broken = checks.iter().filter(|check| check.status == Status::Broken).count();
     if broken == 0 {
         return Ok(ExitCode::SUCCESS);
     }
     Err(CommandError::system(format!("builds cannot run here: {broken} of the checks failed")))
 }
 
+/// Every check, in the order in which a person would ask.
+fn all(subject: &Subject<'_>) -> Result<Vec<Check>, CommandError> {
+    let mut checks = users::checks(subject)?;
+    checks.extend(leftovers::checks(subject));
+    checks.extend(confinement::checks(subject));
+    checks.extend(storage::checks(subject));
+    checks.extend(limits::checks());
+    checks.extend(clock::checks(subject));
+    checks.extend(host::checks(subject));
+    checks.extend(programs::checks(subject));
+    Ok(checks)
+}
+
 fn text(checks: &[Check]) -> String {
     let rows = checks.iter().flat_map(|check| {
         let row = [check.status.to_string(), check.name.to_owned(), check.finding.clone()];
-        let hint =
-            check.hint.iter().map(|hint| [String::new(), String::new(), format!("→ {hint}")]);
-        [row].into_iter().chain(hint)
+        let remedy = check.remedy.iter();
+        let remedy = remedy.map(|text| [String::new(), String::new(), format!("→ {text}")]);
+        [row].into_iter().chain(remedy)
     });
     columns(&rows.collect::<Vec<_>>())
 }

@@ -1,6 +1,7 @@
 //! How a build shows what it does: one view for each style, all driven by the build's events.
 
 mod json;
+mod order;
 mod plain;
 mod quiet;
 mod tail;
@@ -67,7 +68,7 @@ pub(crate) trait View: Observer {
     fn note(&self, text: &str);
 }
 
-/// The heading on one line, after the names of the nested builds it belongs to.
+/// A heading (or what a step waits for) on one line, after the names of the nested builds it belongs to.
 pub(crate) fn title(stage: &[String], heading: &str) -> String {
     let words: Vec<_> = heading.split_whitespace().collect();
     let heading = clean(words.join(" ").as_bytes());

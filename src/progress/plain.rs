@@ -6,52 +6,67 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use obuilder_core::ResultId;
 use obuilder_core::progress::{Event, Observer, Stage, StepEnd};
 
-use super::View;
+use super::order::Order;
+use super::{View, title};
 use crate::error::CommandError;
 use crate::output::{self, Sink};
 
-/// Writes what OBuilder would print, to the byte; warnings go to standard error.
-pub(crate) struct Plain<W>(Mutex<Sink<W>>);
+/// Writes what OBuilder would print, to the byte, though builds may run at once; warnings go to standard error.
+pub(crate) struct Plain<W>(Mutex<Order<W>>);
 
 impl<W: Write + Send> Plain<W> {
     /// A view that writes to `out`.
     pub(crate) fn new(out: W) -> Self {
-        Self(Mutex::new(Sink::new(out)))
+        Self(Mutex::new(Order::new(Sink::new(out))))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Sink<W>> {
+    fn lock(&self) -> MutexGuard<'_, Order<W>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, bytes: &[u8]) {
-        self.lock().write(bytes);
+    /// Writes `line` of `stage`.
+    fn line(&self, stage: &Stage, line: &str) {
+        self.lock().write(&stage.0, format!("{line}\n").as_bytes());
     }
 }
 
+/// The stage of the nested build `name` in `stage`.
+fn within(stage: &Stage, name: &str) -> Stage {
+    Stage([&stage.0[..], &[name.to_owned()]].concat())
+}
+
 impl<W: Write + Send> Observer for Plain<W> {
-    fn event(&self, _: &Stage, event: Event<'_>) {
-        let line = match event {
-            Event::BuildStarted { heading, .. } => format!("{heading}\n"),
-            Event::BuildFinished { name, .. } => format!("--> finished {name:?}\n"),
-            Event::Heading { text } => format!("{text}\n"),
+    fn event(&self, stage: &Stage, event: Event<'_>) {
+        match event {
+            Event::BuildStarted { name, heading } => {
+                let inner = within(stage, name);
+                self.lock().begin(&inner.0);
+                self.line(&inner, heading);
+            }
+            Event::BuildFinished { name, .. } => {
+                let inner = within(stage, name);
+                self.line(&inner, &format!("--> finished {name:?}"));
+                self.lock().end(&inner.0);
+            }
+            Event::Heading { text } => self.line(stage, text),
             Event::StepFinished { id, end: StepEnd::Cached, .. } => {
-                format!("---> using \"{id}\" from cache\n")
+                self.line(stage, &format!("---> using \"{id}\" from cache"));
             }
             Event::StepFinished { id, end: StepEnd::Saved, .. } => {
-                format!("---> saved as \"{id}\"\n")
+                self.line(stage, &format!("---> saved as \"{id}\""));
             }
-            Event::Output { bytes } => return self.write(bytes),
-            Event::Warning { text } => return output::warn(text),
-            Event::Waiting { reason } => return output::note("waiting", reason),
-            Event::StepStarted { .. } | Event::StepFinished { .. } => return,
-        };
-        self.write(line.as_bytes());
+            Event::Output { bytes } => self.lock().write(&stage.0, bytes),
+            Event::Warning { text } => output::warn(text),
+            Event::Waiting { reason } => output::note("waiting", title(&stage.0, reason)),
+            Event::StepStarted { .. } | Event::StepFinished { .. } => {}
+        }
     }
 }
 
 impl<W: Write + Send> View for Plain<W> {
     fn end(&self, result: Result<&ResultId, &CommandError>) -> Result<(), CommandError> {
-        let mut out = self.lock();
+        let mut order = self.lock();
+        let out = order.finish();
         if let Ok(id) = result {
             out.write(format!("Got: \"{id}\"\n").as_bytes());
         }
@@ -77,23 +92,23 @@ mod tests {
     fn lines_are_those_of_obuilder() {
         let view = Plain::new(Vec::new());
         let id = ResultId::of(b"x");
-        let stage = Stage::default();
+        let (outer, stage) = (Stage::default(), Stage(vec!["dev".into()]));
         let finished = |end| Event::StepFinished { id: &id, end, elapsed: Duration::ZERO };
-        view.event(&stage, Event::BuildStarted { name: "dev", heading: "(build \"dev\" …)" });
+        view.event(&outer, Event::BuildStarted { name: "dev", heading: "(build \"dev\" …)" });
         view.event(&stage, Event::Heading { text: "(from busybox)" });
         view.event(&stage, Event::StepStarted { id: &id });
         view.event(&stage, finished(StepEnd::Cached));
         view.event(&stage, Event::Heading { text: "/: (run (shell \"printf x\"))" });
         view.event(&stage, Event::Output { bytes: b"x" });
         view.event(&stage, finished(StepEnd::Saved));
-        view.event(&stage, Event::BuildFinished { name: "dev", id: &id });
+        view.event(&outer, Event::BuildFinished { name: "dev", id: &id });
         view.end(Ok(&id)).unwrap();
         let expected = format!(
             "(build \"dev\" …)\n(from busybox)\n---> using \"{id}\" from cache\n\
              /: (run (shell \"printf x\"))\nx---> saved as \"{id}\"\n--> finished \"dev\"\n\
              Got: \"{id}\"\n"
         );
-        let written = view.0.into_inner().unwrap().into_inner();
-        assert_eq!(String::from_utf8(written).unwrap(), expected);
+        let mut order = view.0.into_inner().unwrap();
+        assert_eq!(String::from_utf8_lossy(order.finish().written()), expected);
     }
 }

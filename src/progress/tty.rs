@@ -16,7 +16,7 @@ use super::{View, title};
 use crate::error::CommandError;
 use crate::{output, units};
 
-/// Lines of a running step's output that are shown.
+/// Lines of a running step's output that are shown, at most: several steps share the terminal.
 const SHOWN: usize = 5;
 /// Lines of a failed step's output that stay on the screen.
 const OF_FAILED: usize = 25;
@@ -35,6 +35,8 @@ struct State {
     /// The heading that came last in each stage.
     headings: HashMap<Vec<String>, String>,
     running: HashMap<Vec<String>, Running>,
+    /// How many lines of output each of them shows.
+    lines: usize,
     cached: usize,
     built: usize,
     failed: usize,
@@ -54,6 +56,16 @@ impl State {
         format!("{steps} in {time}: {cached} cached, {built} built{failed}{cancelled}")
     }
 
+    /// Gives each running step its part of the terminal.
+    fn share(&mut self) {
+        let height = Term::stderr().size_checked().map_or(u16::MAX, |(height, _)| height);
+        let lines = lines_for_each(self.running.len(), usize::from(height));
+        if lines != self.lines {
+            self.lines = lines;
+            self.running.values().for_each(|running| running.show(lines));
+        }
+    }
+
     /// How many steps have ended.
     fn steps(&self) -> usize {
         self.cached + self.built + self.failed + self.cancelled
@@ -68,10 +80,10 @@ struct Running {
 }
 
 impl Running {
-    /// Shows the title and the last lines.
-    fn show(&self) {
+    /// Shows the title and at most `lines` of the last lines.
+    fn show(&self, lines: usize) {
         let mut text = truncate_str(&self.title, room(BESIDE_TITLE), "…").into_owned();
-        for line in self.tail.last(SHOWN) {
+        for line in self.tail.last(lines) {
             let line = truncate_str(&line, room(BESIDE_TAIL), "…").into_owned();
             let line = style(line).for_stderr().dim();
             text.push_str(&format!("\n            │ {line}"));
@@ -83,6 +95,13 @@ impl Running {
 /// Columns that a title and a line of output leave to what stands before them, and one more.
 const BESIDE_TITLE: usize = 12;
 const BESIDE_TAIL: usize = 15;
+
+/// Lines of output for each of `steps` that run at once, so that all of them are seen.
+fn lines_for_each(steps: usize, height: usize) -> usize {
+    // The cursor stands on a line of its own.
+    let each = height.saturating_sub(1) / steps.max(1);
+    each.saturating_sub(1).min(SHOWN)
+}
 
 /// The width of the terminal without `taken` columns.
 fn room(taken: usize) -> usize {
@@ -131,9 +150,10 @@ impl Tty {
             },
         ));
         let running = Running { bar, title: title(stage, heading), tail: Tail::new(OF_FAILED) };
-        running.show();
+        running.show(0);
         running.bar.enable_steady_tick(Duration::from_millis(100));
         state.running.insert(stage.to_vec(), running);
+        state.share();
     }
 
     fn finish(&self, state: &mut State, stage: &[String], end: StepEnd, elapsed: Duration) {
@@ -152,6 +172,7 @@ impl Tty {
             StepEnd::Cancelled => mark("■", &Style::new().yellow().for_stderr(), &time),
         };
         let tail = running.map(|running| self.clear(running));
+        state.share();
         self.line(&line);
         match end {
             StepEnd::Cached => state.cached += 1,
@@ -182,16 +203,17 @@ impl Observer for Tty {
             }
             Event::StepStarted { .. } => self.start(&mut state, stage),
             Event::Output { bytes } => {
+                let lines = state.lines;
                 if let Some(running) = state.running.get_mut(stage) {
                     running.tail.push(bytes);
-                    running.show();
+                    running.show(lines);
                 }
             }
             Event::StepFinished { end, elapsed, .. } => {
                 self.finish(&mut state, stage, end, elapsed);
             }
             Event::Waiting { reason } => {
-                let text = format!("  waiting  {reason}");
+                let text = format!("  waiting  {}", title(stage, reason));
                 self.line(&style(text).for_stderr().dim().to_string());
             }
             Event::Warning { text } => self.warn(text),
@@ -229,4 +251,18 @@ impl View for Tty {
 
 fn template(text: &str) -> ProgressStyle {
     ProgressStyle::with_template(text).expect("the templates above are well formed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_share_the_terminal() {
+        for (steps, height, lines) in
+            [(1, 24, 5), (3, 24, 5), (4, 24, 4), (10, 24, 1), (30, 24, 0), (0, 0, 0)]
+        {
+            assert_eq!(lines_for_each(steps, height), lines, "{steps} on {height}");
+        }
+    }
 }

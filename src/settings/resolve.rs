@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fetch_dir::ImageDir;
+use sandbox_macos::{Account, Isolation, Limits};
 
 use super::config::ConfigFile;
 use super::place::Place;
-use super::table::{Form, Key, SETTINGS, Setting, switch};
+use super::table::{Form, Key, SETTINGS, Setting, isolation, switch};
 use crate::error::CommandError;
 use crate::progress::Style;
 use crate::store_url::{StoreUrl, parse_mode};
@@ -116,16 +117,37 @@ impl Settings {
         self.text(Key::Home).into()
     }
 
-    /// Number and name of the build user.
-    pub(crate) fn user(&self) -> Result<(u32, String), CommandError> {
-        let uid = self.text(Key::Uid);
-        let number = uid.parse().map_err(|_| CommandError::usage("`uid` is not a number"))?;
-        Ok((number, format!("{}{uid}", self.text(Key::UserPrefix))))
+    /// The build users, one for each slot.
+    pub(crate) fn users(&self) -> Result<Vec<Account>, CommandError> {
+        let number = |key: Key, name: &str| {
+            let wrong = |_| CommandError::usage(format!("`{name}` is not a number"));
+            self.text(key).parse::<u32>().map_err(wrong)
+        };
+        let (first, slots) = (number(Key::Uid, "uid")?, number(Key::Slots, "slots")?);
+        if first.checked_add(slots).is_none() {
+            return Err(CommandError::usage(format!("there are no {slots} users from {first} on")));
+        }
+        Ok(Account::several(self.text(Key::UserPrefix), first, slots as usize))
+    }
+
+    /// How much steps are kept apart from the machine.
+    pub(crate) fn isolation(&self) -> Isolation {
+        isolation(self.text(Key::Isolation)).unwrap_or_default()
     }
 
     /// Longest time for one step.
     pub(crate) fn timeout(&self) -> Option<Duration> {
         units::parse_duration(self.text(Key::Timeout)).ok()
+    }
+
+    /// What one step may use.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            cpu: units::parse_duration(self.text(Key::MaxCpu)).ok(),
+            memory: self.size(Key::MaxMemory),
+            processes: self.text(Key::MaxProcesses).parse().unwrap_or(Limits::default().processes),
+            file_size: self.size(Key::MaxFileSize),
+        }
     }
 
     /// Whether failed trees are kept.

@@ -16,6 +16,18 @@ impl Set for OfStore {
 pub(crate) struct OfSteps;
 
 impl Set for OfSteps {
-    const KEYS: &'static [Key] =
-        &[Key::Store, Key::RsyncMode, Key::Images, Key::Home, Key::Uid, Key::UserPrefix];
+    const KEYS: &'static [Key] = &[
+        Key::Store,
+        Key::RsyncMode,
+        Key::Images,
+        Key::Home,
+        Key::Uid,
+        Key::UserPrefix,
+        Key::Slots,
+        Key::Isolation,
+        Key::MaxCpu,
+        Key::MaxMemory,
+        Key::MaxProcesses,
+        Key::MaxFileSize,
+    ];
 }

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use sandbox_macos::Isolation;
+
 use super::place::Place;
 use super::resolve::Settings;
 use crate::progress::Style;
@@ -23,8 +25,20 @@ pub(crate) enum Key {
     Uid,
     /// What the build user's name begins with.
     UserPrefix,
+    /// How many steps may run at once.
+    Slots,
+    /// How much steps are kept apart from the machine.
+    Isolation,
     /// Longest time for one step.
     Timeout,
+    /// Most CPU time for one step.
+    MaxCpu,
+    /// Most memory for one step.
+    MaxMemory,
+    /// Most processes for one step.
+    MaxProcesses,
+    /// Largest file for one step.
+    MaxFileSize,
     /// Whether failed trees are kept.
     KeepFailed,
     /// How a build shows what it does.
@@ -79,7 +93,7 @@ impl Setting {
 }
 
 /// Every setting, in the order of [`Key`].
-pub(crate) static SETTINGS: [Setting; 12] = [
+pub(crate) static SETTINGS: [Setting; 18] = [
     Setting {
         key: Key::Store,
         name: "store",
@@ -127,7 +141,7 @@ pub(crate) static SETTINGS: [Setting; 12] = [
         key: Key::Uid,
         name: "uid",
         value_name: "N",
-        help: "Number of the build user; only root uses it",
+        help: "Number of the first build user; only root uses it",
         form: Form::One,
         check: uid,
         default: |_, _| vec!["705".into()],
@@ -136,10 +150,28 @@ pub(crate) static SETTINGS: [Setting; 12] = [
         key: Key::UserPrefix,
         name: "user-prefix",
         value_name: "NAME",
-        help: "What the build user's name begins with; its number follows",
+        help: "What a build user's name begins with; its number follows",
         form: Form::One,
         check: user_prefix,
         default: |_, _| vec!["mac".into()],
+    },
+    Setting {
+        key: Key::Slots,
+        name: "slots",
+        value_name: "N",
+        help: "Run this many steps at once, each as a build user of its own; only root can",
+        form: Form::One,
+        check: slots,
+        default: |_, _| vec!["1".into()],
+    },
+    Setting {
+        key: Key::Isolation,
+        name: "isolation",
+        value_name: "HOW",
+        help: "Keep steps from the machine by all that the system has (full), or by users and networks alone (users)",
+        form: Form::One,
+        check: |text| isolation(text).map(drop),
+        default: |_, _| vec!["full".into()],
     },
     Setting {
         key: Key::Timeout,
@@ -148,6 +180,42 @@ pub(crate) static SETTINGS: [Setting; 12] = [
         help: "Longest time that one step may run",
         form: Form::One,
         check: |text| units::parse_duration(text).map(drop),
+        default: |_, _| Vec::new(),
+    },
+    Setting {
+        key: Key::MaxCpu,
+        name: "max-cpu",
+        value_name: "TIME",
+        help: "Most CPU time that one step may use, of all processors together",
+        form: Form::One,
+        check: |text| units::parse_duration(text).map(drop),
+        default: |_, _| Vec::new(),
+    },
+    Setting {
+        key: Key::MaxMemory,
+        name: "max-memory",
+        value_name: "SIZE",
+        help: "Most memory that one step may use",
+        form: Form::One,
+        check: some_size,
+        default: |_, _| Vec::new(),
+    },
+    Setting {
+        key: Key::MaxProcesses,
+        name: "max-processes",
+        value_name: "N",
+        help: "Most processes and threads that one step may have at once; only for build users",
+        form: Form::One,
+        check: processes,
+        default: |_, _| vec!["4096".into()],
+    },
+    Setting {
+        key: Key::MaxFileSize,
+        name: "max-file-size",
+        value_name: "SIZE",
+        help: "Largest file that one step may write",
+        form: Form::One,
+        check: some_size,
         default: |_, _| Vec::new(),
     },
     Setting {
@@ -197,6 +265,9 @@ pub(crate) static SETTINGS: [Setting; 12] = [
     },
 ];
 
+/// More build users than this are a slip of the finger.
+const MOST_SLOTS: u32 = 256;
+
 /// Reads the value of a [`Form::Switch`].
 pub(crate) fn switch(text: &str) -> Result<bool, String> {
     match text {
@@ -223,6 +294,37 @@ fn uid(text: &str) -> Result<(), String> {
         // The last number means "no change" to the kernel.
         Ok(number) if number < u32::MAX => Ok(()),
         _ => Err(format!("`{text}` is not a user number")),
+    }
+}
+
+/// Reads how much steps are kept apart.
+pub(crate) fn isolation(text: &str) -> Result<Isolation, String> {
+    match text {
+        "full" => Ok(Isolation::Full),
+        "users" => Ok(Isolation::Users),
+        _ => Err(format!("`{text}` is neither `full` nor `users`")),
+    }
+}
+
+fn slots(text: &str) -> Result<(), String> {
+    match text.parse::<u32>() {
+        Ok(1..=MOST_SLOTS) => Ok(()),
+        _ => Err(format!("`{text}` is not a number from 1 to {MOST_SLOTS}")),
+    }
+}
+
+/// Of nothing at all no step can run.
+fn some_size(text: &str) -> Result<(), String> {
+    match units::parse_size(text)? {
+        0 => Err("a step needs more than nothing".into()),
+        _ => Ok(()),
+    }
+}
+
+fn processes(text: &str) -> Result<(), String> {
+    match text.parse::<u32>() {
+        Ok(0) | Err(_) => Err(format!("`{text}` is not a number of processes")),
+        Ok(_) => Ok(()),
     }
 }
 
@@ -270,7 +372,13 @@ mod tests {
             (Key::Uid, "705", "0"),
             (Key::Uid, "1", "4294967295"),
             (Key::UserPrefix, "mac", "Mac"),
+            (Key::Slots, "2", "0"),
+            (Key::Isolation, "users", "none"),
             (Key::Timeout, "5m", "5"),
+            (Key::MaxCpu, "1h30m", "1"),
+            (Key::MaxMemory, "2G", "0"),
+            (Key::MaxProcesses, "100", "0"),
+            (Key::MaxFileSize, "1MiB", "-1"),
             (Key::KeepFailed, "yes", "maybe"),
             (Key::Progress, "json", "xml"),
             (Key::MaxSize, "5G", "big"),

@@ -34,10 +34,16 @@ pub const BOUND: Duration = Duration::from_secs(120);
 pub struct World {
     dir: TempDir,
     uid: UidLease,
+    slots: u32,
 }
 
 impl World {
     pub fn new() -> Self {
+        Self::with_slots(1)
+    }
+
+    /// One with several build users.
+    pub fn with_slots(slots: u32) -> Self {
         let dir = tempfile::Builder::new().prefix("obuild-test-").tempdir().unwrap();
         // The build user must be able to walk through.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -45,11 +51,23 @@ impl World {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
         fs::write(dir.path().join("config.toml"), "").unwrap();
-        Self { dir, uid: UidLease::take() }
+        Self { dir, uid: UidLease::take(slots), slots }
+    }
+
+    /// One whose steps see the files of its tests, which with a view of their own they would not.
+    pub fn without_views() -> Self {
+        let world = Self::new();
+        world.write("config.toml", "isolation = \"users\"\n");
+        world
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// The build user's number.
+    pub fn uid(&self) -> u32 {
+        self.uid.number()
     }
 
     pub fn store(&self) -> PathBuf {
@@ -82,6 +100,7 @@ impl World {
             .env("OBUILD_IMAGES", self.path("images"))
             .env("OBUILD_UID", self.uid.number().to_string())
             .env("OBUILD_USER_PREFIX", uid::PREFIX)
+            .env("OBUILD_SLOTS", self.slots.to_string())
             .env("OBUILD_PROGRESS", "plain")
             .current_dir(self.path("context"))
             .stdin(Stdio::null());
@@ -111,6 +130,11 @@ impl World {
     /// A file of a result.
     pub fn result_file(&self, id: &str, name: &str) -> PathBuf {
         self.store().join("result").join(id).join("rootfs").join(name)
+    }
+
+    /// What runs as this world's build users.
+    pub fn processes(&self) -> Vec<String> {
+        self.uid.processes()
     }
 
     /// Asserts that no build has left anything behind: no half-made result, no home, no process, no secret.

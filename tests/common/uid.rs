@@ -6,7 +6,7 @@ use std::process::Command;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
-use sandbox_macos::Config;
+use sandbox_macos::{Account, BuildUserSandbox, Config};
 
 /// What the names of build users in tests begin with.
 pub const PREFIX: &str = "obtest";
@@ -14,44 +14,49 @@ pub const PREFIX: &str = "obtest";
 const FIRST: u32 = 41_000;
 const COUNT: u32 = 500;
 
-/// A number that no other test has, in this process or another. Dropping it removes its user.
+/// Numbers that no other test has, in this process or another. Dropping them removes their users.
 pub struct UidLease {
-    number: u32,
-    _lock: Flock<File>,
+    first: u32,
+    locks: Vec<Flock<File>>,
 }
 
 impl UidLease {
-    pub fn take() -> Self {
+    /// Takes as many numbers as wanted, one after the other.
+    pub fn take(count: u32) -> Self {
         let dir = std::env::temp_dir().join(format!("obuild-test-uids-{}", geteuid()));
         fs::create_dir_all(&dir).unwrap();
-        for number in FIRST..FIRST + COUNT {
+        let lock = |number: u32| {
             let path = dir.join(number.to_string());
-            let file =
-                OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
-            if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                return Self { number, _lock: lock };
+            let options = OpenOptions::new().create(true).truncate(false).write(true).open(path);
+            Flock::lock(options.unwrap(), FlockArg::LockExclusiveNonblock).ok()
+        };
+        for first in FIRST..FIRST + COUNT {
+            if let Some(locks) = (first..first + count).map(lock).collect() {
+                return Self { first, locks };
             }
         }
         panic!("{COUNT} tests at once");
     }
 
+    /// The first number.
     pub fn number(&self) -> u32 {
-        self.number
+        self.first
     }
 
-    fn name(&self) -> String {
-        format!("{PREFIX}{}", self.number)
+    fn accounts(&self) -> Vec<Account> {
+        Account::several(PREFIX, self.first, self.locks.len())
     }
 
-    /// What runs as this user; the dead that nobody has buried yet do not.
+    /// What runs as these users; the dead that nobody has buried yet do not.
     pub fn processes(&self) -> Vec<String> {
         let output =
             Command::new("ps").args(["-A", "-o", "uid=,stat=,pid=,args="]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let number = self.number.to_string();
+        let numbers: Vec<_> = self.accounts().iter().map(|user| user.uid.to_string()).collect();
         let ours = |line: &&str| {
             let mut words = line.split_whitespace();
-            words.next() == Some(&number) && !words.next().unwrap_or_default().starts_with('Z')
+            let theirs = words.next().is_some_and(|uid| numbers.iter().any(|ours| ours == uid));
+            theirs && !words.next().unwrap_or_default().starts_with('Z')
         };
         text.lines().filter(ours).map(str::to_owned).collect()
     }
@@ -62,9 +67,9 @@ impl Drop for UidLease {
         if !geteuid().is_root() {
             return;
         }
-        let config = Config { uid: self.number, user_name: self.name(), ..Config::new("/nowhere") };
-        if let Err(error) = sandbox_macos::remove_user(&config) {
-            let _ = writeln!(std::io::stderr(), "failed to remove `{}`: {error}", self.name());
+        let config = Config { users: self.accounts(), ..Config::new("/nowhere") };
+        if let Err(error) = BuildUserSandbox::new(config).and_then(|made| made.remove_users()) {
+            let _ = writeln!(std::io::stderr(), "failed to remove build users: {error}");
         }
     }
 }

@@ -59,6 +59,7 @@ pub struct Workspace<'a> {
 }
 
 /// Whoever wants a step.
+#[derive(Clone, Copy)]
 pub struct Client<'a> {
     /// Cancelled when this client gives up.
     pub cancel: &'a Cancel,

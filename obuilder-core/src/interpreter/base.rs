@@ -3,10 +3,11 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use bstr::{BStr, BString, ByteSlice};
 
+use super::once::Turn;
 use super::{Build, BuildError};
 use crate::cache::meta::MetaBase;
 use crate::cache::{Client, ResultCache, StepFailure, StepRequest, Workspace};
@@ -68,10 +69,12 @@ impl Build<'_> {
         let heading = from_heading(name);
         client.tell(Event::Heading { text: &heading });
         let id = base_id(name);
-        let first =
-            self.bases.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
-        let fresh = first && self.has_changed(name, &id, client)?;
+        // Whoever comes meanwhile waits: the import that is there may be one of an older image.
+        let turn = self.shared.bases.enter(&name.to_owned(), client.cancel);
+        let turn = turn.ok_or(BuildError::Cancelled)?;
+        let fresh = matches!(turn, Turn::First(_)) && self.has_changed(name, &id, client)?;
         let result = self.step(self.import(name, id, heading, fresh), client)?;
+        turn.done();
         let env = saved_env(&result).map_err(|source| {
             let path = result.env();
             StoreError::io(

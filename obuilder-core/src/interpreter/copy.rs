@@ -100,7 +100,7 @@ impl Build<'_> {
                 looked => looked.map_err(wrong)?,
             };
             let request = self.copy_request(looked, &origin, state, base, heading.clone());
-            match self.step(request, client) {
+            match self.renewed_step(request, client) {
                 Err(error) if attempt < ATTEMPTS && is_changed(&error) => {
                     client.tell(Event::Warning {
                         text: "the sources changed while they were copied; copying them again",
@@ -123,8 +123,8 @@ impl Build<'_> {
         let (sandbox, origin, pin) = (self.builder.sandbox.clone(), origin.clone(), base.clone());
         let user = state.user.clone();
         StepRequest {
-            fresh: self.renews(&looked.id),
             id: looked.id,
+            fresh: false,
             base: Some(base.id().clone()),
             heading,
             keep_failed: false,

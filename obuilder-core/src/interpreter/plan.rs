@@ -15,7 +15,7 @@ use crate::spec::{Copy, CopySource, Op, Run, Spec, from_heading, op_heading};
 /// The operations of a spec with their ids.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
-    /// In the order in which a build comes to them.
+    /// In the order of the spec, nested builds first.
     pub steps: Vec<PlanStep>,
 }
 

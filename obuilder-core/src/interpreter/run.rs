@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use bstr::{BString, ByteSlice};
 
+use super::secrets::Redacting;
 use super::{Build, BuildError, Context, State};
 use crate::cache::{Client, StepFailure, StepRequest, Workspace};
 use crate::contracts::{Sandbox, Snapshot, Store};
+use crate::error::StoreError;
 use crate::id::{ResultId, RunKey};
+use crate::redact::Redactor;
 use crate::spec::Run;
 use crate::step::{CacheMount, Outcome, SecretMount, Step};
 
@@ -82,19 +85,25 @@ impl Build<'_> {
         let id = id(state, &step, run, base.id());
         let (cache, sandbox, pin) =
             (self.builder.cache.clone(), self.builder.sandbox.clone(), base.clone());
+        let values = step.secrets.iter().map(|secret| secret.value.as_slice());
+        let redactor = self.options.redact.then(|| Redactor::new(values)).flatten();
+        let hidden = redactor.clone();
         let request = StepRequest {
-            fresh: self.renews(&id),
             id,
+            fresh: false,
             base: Some(base.id().clone()),
             heading,
             keep_failed: self.options.keep_failed,
             surroundings: state.surroundings(&run.network),
             work: Box::new(move |workspace| {
                 let _pin = pin;
-                perform(step, cache.store(), &*sandbox, workspace).map(|()| None)
+                perform(step, cache.store(), &*sandbox, workspace, hidden.as_ref()).map(|()| None)
             }),
         };
-        self.step(request, client)
+        let Some(redactor) = redactor else { return self.renewed_step(request, client) };
+        // The log may come from somebody who did not hide them.
+        let observer = Redacting::new(client.observer, &redactor);
+        self.renewed_step(request, &Client { observer: &observer, ..*client })
     }
 }
 
@@ -104,6 +113,7 @@ fn perform(
     store: &dyn Store,
     sandbox: &dyn Sandbox,
     workspace: &Workspace<'_>,
+    redactor: Option<&Redactor>,
 ) -> Result<(), StepFailure> {
     // Once more, now that the image's environment is known.
     sandbox.check(&step)?;
@@ -114,8 +124,11 @@ fn perform(
         leases.push(lease);
     }
     let rootfs = workspace.dir.join("rootfs");
-    let outcome =
-        sandbox.run(&step, &rootfs, workspace.log, workspace.cancel, workspace.waiting)?;
+    let log = redactor.map_or_else(|| workspace.log.clone(), |hides| workspace.log.redacted(hides));
+    let outcome = sandbox.run(&step, &rootfs, &log, workspace.cancel, workspace.waiting);
+    let released = log.release();
+    let outcome = outcome?;
+    released.map_err(|source| StoreError::io("write the end of the build log", source))?;
     // A cancelled command was stopped anywhere: what it left in a cache is not worth keeping.
     if outcome != Outcome::Cancelled {
         for (lease, mount) in leases.into_iter().zip(&step.caches) {

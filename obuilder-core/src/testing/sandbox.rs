@@ -3,6 +3,8 @@
 //! An implementing crate calls [`sandbox_conformance!`](crate::sandbox_conformance) with a function that makes a
 //! [`Fixture`], or says on standard error why it cannot and returns `None`; each check becomes a test.
 
+mod crowd;
+
 use std::any::Any;
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -17,6 +19,8 @@ use crate::error::SandboxError;
 use crate::log::BuildLog;
 use crate::spec::User;
 use crate::step::{CacheMount, Outcome, SecretMount, Step};
+
+pub use crowd::as_many_steps_as_slots_run_at_once;
 
 /// No check waits longer for anything.
 const LONG: Duration = Duration::from_secs(20);
@@ -249,12 +253,13 @@ pub fn secrets_leave_no_trace(fixture: &Fixture) {
     assert_empty(&tree);
 }
 
-/// Cancelling ends a step soon, though it ignores signals and prints without end.
+/// Cancelling ends a step soon, though it ignores signals, prints without end, has stopped or has closed its output.
 pub fn cancelling_ends_any_step_soon(fixture: &Fixture) {
     let tree = fixture.tree("tree");
     let deaf =
         "trap '' HUP INT QUIT TERM; (trap '' HUP INT TERM; sleep 1000 & wait) & echo ready; ";
-    for rest in ["while :; do sleep 1000; done", "yes"] {
+    let silent = "exec >&- 2>&-; while :; do sleep 1000; done";
+    for rest in ["while :; do sleep 1000; done", "yes", "kill -STOP $$", silent] {
         let step = step(&format!("{deaf}{rest}"));
         let path = tree.with_file_name("log");
         let log = BuildLog::create(&path).expect("there is no log yet");
@@ -312,10 +317,21 @@ pub fn nothing_survives_a_step(fixture: &Fixture) {
     let started = Instant::now();
     assert_eq!(fixture.run(&step, &tree), ok("done\n"));
     assert!(started.elapsed() < LONG, "the daemon kept the step waiting");
-    // A pipe that nobody reads cannot be opened for writing without waiting.
-    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
-    let opened = rustix::fs::open(tree.join("alive"), flags, rustix::fs::Mode::empty());
-    assert_eq!(opened.expect_err("a process of the step lives"), rustix::io::Errno::NXIO);
+    assert_nobody_holds(&tree.join("alive"));
+}
+
+/// Nor does a process live that has stopped, and so takes no signal but one.
+pub fn no_stopped_process_survives_a_step(fixture: &Fixture) {
+    let tree = fixture.tree("tree");
+    let stops = "exec 3<>alive; touch ready; kill -STOP $$";
+    let mut step = step(&format!(
+        "mkfifo alive; sh -c '{stops}' & while [ ! -e ready ]; do sleep 0.01; done; echo done"
+    ));
+    step.workdir = fixture.inside("");
+    let started = Instant::now();
+    assert_eq!(fixture.run(&step, &tree), ok("done\n"));
+    assert!(started.elapsed() < LONG, "the stopped process kept the step waiting");
+    assert_nobody_holds(&tree.join("alive"));
 }
 
 /// More steps than slots wait for each other.
@@ -348,6 +364,31 @@ pub fn what_cannot_be_honoured_is_said_first(fixture: &Fixture) {
     assert!(matches!(fixture.sandbox.check(&host), Ok(())));
 }
 
+/// Two secrets that would have one name in the directory of secrets are refused, wherever else they are to be seen.
+pub fn secrets_of_one_name_are_refused(fixture: &Fixture) {
+    let mut step = step("true");
+    for dir in ["one", "two"] {
+        let target = fixture.inside(&format!("{dir}/key"));
+        step.secrets.push(SecretMount { id: dir.into(), target, value: "hidden-value".into() });
+    }
+    match fixture.sandbox.check(&step) {
+        Err(SandboxError::Unsupported { what, hint }) => {
+            assert!(what.contains("key"), "{what}");
+            assert!(!format!("{what} {hint}").contains("hidden-value"), "it tells the secret");
+        }
+        other => panic!("{other:?}"),
+    }
+    step.secrets[1].target = fixture.inside("two/other");
+    assert!(matches!(fixture.sandbox.check(&step), Ok(())));
+}
+
+fn assert_nobody_holds(pipe: &Path) {
+    // A pipe that nobody reads cannot be opened for writing without waiting.
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
+    let opened = rustix::fs::open(pipe, flags, rustix::fs::Mode::empty());
+    assert_eq!(opened.expect_err("a process of the step lives"), rustix::io::Errno::NXIO);
+}
+
 fn assert_empty(tree: &Path) {
     let left: Vec<_> = fs::read_dir(tree).expect("the tree is back").flatten().collect();
     assert!(left.is_empty(), "left in the tree: {left:?}");
@@ -365,7 +406,9 @@ macro_rules! sandbox_conformance {
             standard_input_is_empty, the_umask_is_022, caches_come_back_and_leave_no_trace,
             a_cache_hides_what_it_covers, secrets_leave_no_trace, cancelling_ends_any_step_soon,
             a_cancelled_step_does_not_begin, a_time_limit_ends_a_step, nothing_survives_a_step,
-            steps_wait_for_a_slot, what_cannot_be_honoured_is_said_first,
+            no_stopped_process_survives_a_step, steps_wait_for_a_slot,
+            as_many_steps_as_slots_run_at_once, what_cannot_be_honoured_is_said_first,
+            secrets_of_one_name_are_refused,
         }
     };
     (@checks $fixture:path: $($check:ident),* $(,)?) => {

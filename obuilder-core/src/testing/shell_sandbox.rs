@@ -8,6 +8,7 @@
 //! command is a child of a shell, so death by signal N shows as exit status 128+N.
 
 mod mounts;
+mod slots;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -22,6 +23,7 @@ use bstr::{BStr, ByteSlice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use self::mounts::Prepared;
+use self::slots::Slots;
 use crate::cancel::Cancel;
 use crate::contracts::{Capabilities, Sandbox};
 use crate::error::SandboxError;
@@ -50,12 +52,17 @@ set +e
 #[derive(Debug)]
 pub struct ShellSandbox {
     root: bool,
+    slots: Slots,
 }
+
+/// How many steps it runs at once unless told otherwise.
+const SLOTS: usize = 3;
 
 impl ShellSandbox {
     /// A sandbox for this process. [`SandboxError::Unsupported`] where namespaces cannot be had.
     pub fn new() -> Result<Self, SandboxError> {
-        let sandbox = Self { root: nix::unistd::geteuid().is_root() };
+        let root = nix::unistd::geteuid().is_root();
+        let sandbox = Self { root, slots: Slots::new(SLOTS) };
         let mut probe = sandbox.unshare();
         probe.args(["--", "/bin/sh", "-c", "mount -t tmpfs tmpfs /mnt"]).stdin(Stdio::null());
         let output = probe.output().map_err(failed("run `unshare`"))?;
@@ -66,6 +73,11 @@ impl ShellSandbox {
             what: format!("namespaces cannot be had: {}", output.stderr.trim().as_bstr()),
             hint: "run as root, or allow unprivileged user namespaces".to_owned(),
         })
+    }
+
+    /// The same with so many slots.
+    pub fn with_slots(self, slots: usize) -> Self {
+        Self { slots: Slots::new(slots), ..self }
     }
 
     /// The command that makes the namespaces.
@@ -108,7 +120,7 @@ impl Sandbox for ShellSandbox {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             name: "shell in a chroot".to_owned(),
-            slots: 64,
+            slots: self.slots.count(),
             weaknesses: vec!["a stand-in for tests: steps reach the host's network".to_owned()],
         }
     }
@@ -128,7 +140,10 @@ impl Sandbox for ShellSandbox {
                 return Err(unsupported(format!("`{target}` is no absolute path below `/`")));
             }
         }
-        Ok(())
+        match step.secrets_of_one_name() {
+            Some(name) => Err(unsupported(format!("two secrets are called `{name}`"))),
+            None => Ok(()),
+        }
     }
 
     fn locate(&self, path: &BStr) -> Result<PathBuf, SandboxError> {
@@ -158,12 +173,10 @@ impl Sandbox for ShellSandbox {
         tree: &Path,
         log: &BuildLog,
         cancel: &Cancel,
-        _waiting: &dyn Fn(&str),
+        waiting: &dyn Fn(&str),
     ) -> Result<Outcome, SandboxError> {
+        let Some(_slot) = self.slots.take(cancel, waiting) else { return Ok(Outcome::Cancelled) };
         let prepared = self.prepare(step, tree)?;
-        if cancel.is_cancelled() {
-            return Ok(Outcome::Cancelled);
-        }
         let (output, write) = io::pipe().map_err(failed("make a pipe"))?;
         let mut command = self.command(step, tree, &prepared);
         let error = write.try_clone().map_err(failed("make a pipe"))?;
@@ -187,8 +200,10 @@ impl Sandbox for ShellSandbox {
         &self,
         step: &Step,
         tree: &Path,
-        _waiting: &dyn Fn(&str),
+        waiting: &dyn Fn(&str),
     ) -> Result<Outcome, SandboxError> {
+        let slot = self.slots.take(&Cancel::new(), waiting);
+        let _slot = slot.expect("nobody cancels");
         let prepared = self.prepare(step, tree)?;
         let status =
             self.command(step, tree, &prepared).status().map_err(failed("run `unshare`"))?;

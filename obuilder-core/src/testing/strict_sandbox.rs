@@ -44,6 +44,7 @@ type Script = dyn Fn(Call<'_>) -> Result<Outcome, SandboxError> + Send + Sync;
 pub struct StrictSandbox {
     script: Box<Script>,
     owner: Option<Owner>,
+    slots: usize,
     state: Mutex<State>,
 }
 
@@ -59,7 +60,7 @@ impl StrictSandbox {
     pub fn new(
         script: impl Fn(Call<'_>) -> Result<Outcome, SandboxError> + Send + Sync + 'static,
     ) -> Self {
-        Self { script: Box::new(script), owner: None, state: Mutex::default() }
+        Self { script: Box::new(script), owner: None, slots: 1, state: Mutex::default() }
     }
 
     /// A sandbox whose steps print their command and succeed.
@@ -77,6 +78,11 @@ impl StrictSandbox {
     /// The same, with an owner for copied files.
     pub fn with_owner(self, owner: Owner) -> Self {
         Self { owner: Some(owner), ..self }
+    }
+
+    /// The same, saying that it runs so many steps at once instead of one. It never makes a step wait.
+    pub fn with_slots(self, slots: usize) -> Self {
+        Self { slots, ..self }
     }
 
     /// The commands that were run so far, in the order in which they began.
@@ -123,7 +129,7 @@ impl Drop for Running<'_> {
 
 impl Sandbox for StrictSandbox {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { name: "strict double".to_owned(), slots: usize::MAX, weaknesses: vec![] }
+        Capabilities { name: "strict double".to_owned(), slots: self.slots, weaknesses: vec![] }
     }
 
     fn check(&self, step: &Step) -> Result<(), SandboxError> {
@@ -140,6 +146,9 @@ impl Sandbox for StrictSandbox {
         let distinct: HashSet<_> = targets.iter().collect();
         if distinct.len() != targets.len() {
             return Err(unsupported("two mounts have one target"));
+        }
+        if step.secrets_of_one_name().is_some() {
+            return Err(unsupported("two secrets have one name"));
         }
         self.owner(&step.user)?;
         if step.network.iter().any(|network| network != "host") {

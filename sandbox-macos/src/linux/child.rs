@@ -5,9 +5,6 @@ use std::mem;
 
 use nix::libc;
 
-/// Whether [`isolate_network`] is worth a try.
-pub(crate) const ISOLATES_NETWORK: bool = true;
-
 /// Lets exec close every descriptor but the standard streams. -1 and errno on failure.
 pub(crate) fn close_others_on_exec() -> c_int {
     // SAFETY: sets a flag on descriptors of this process, which is about to exec.
@@ -37,6 +34,20 @@ pub(crate) fn isolate_network() -> c_int {
         request.ifr_name[1] = b'o' as libc::c_char;
         request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
         libc::ioctl(socket, libc::SIOCSIFFLAGS, &request)
+    }
+}
+
+/// Gives every signal its default action; also the two that libc keeps for itself, and lets nobody change.
+pub(crate) fn default_actions() {
+    /// The size of the kernel's set of signals.
+    const SET: usize = 8;
+    // Handler, flags, restorer and mask; all zero is the default action.
+    let default = [0_u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the action is as large as the kernel's and outlives the call. The two that cannot be changed do no harm.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), 0_usize, SET);
+        }
     }
 }
 
@@ -79,4 +90,45 @@ pub(crate) fn refuse() -> c_int {
 pub(crate) fn kill_all_others() -> c_int {
     // SAFETY: a plain system call.
     unsafe { libc::kill(-1, libc::SIGKILL) }
+}
+
+/// Makes sure that changing the user gives up all of root, and that nothing spares the step when memory runs out.
+pub(crate) fn before_giving_up_root() {
+    // SAFETY: plain system calls; the string ends with a null byte, and the buffers are as long as we say.
+    unsafe {
+        libc::prctl(libc::PR_SET_SECUREBITS, 0, 0, 0, 0);
+        let score =
+            libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+        let mut first = [0_u8; 1];
+        // A service may be worth more than others; its steps are not.
+        if libc::read(score, first.as_mut_ptr().cast(), 1) == 1 && first == *b"-" {
+            libc::write(score, b"0".as_ptr().cast(), 1);
+        }
+        libc::close(score);
+    }
+}
+
+/// Empties the keyrings of the calling process's user, which outlive its processes.
+pub(crate) fn forget_keys() {
+    // `KEYCTL_CLEAR`, `KEY_SPEC_USER_KEYRING` and `KEY_SPEC_USER_SESSION_KEYRING` of <linux/keyctl.h>.
+    const CLEAR: libc::c_long = 7;
+    for keyring in [-4 as libc::c_long, -5] {
+        // SAFETY: a plain system call. A kernel may have no keys, and a filter may refuse this.
+        unsafe { libc::syscall(libc::SYS_keyctl, CLEAR, keyring) };
+    }
+}
+
+/// Gives up capabilities that a change of the user leaves, and the caller's keys. -1 and errno on failure.
+pub(crate) fn after_giving_up_root() -> c_int {
+    // `_LINUX_CAPABILITY_VERSION_3` of <linux/capability.h>, for this process; then effective, permitted and inheritable
+    // sets, twice 32 bits each.
+    let (header, none) = ([0x2008_0522_u32, 0], [0_u32; 6]);
+    // `KEYCTL_JOIN_SESSION_KEYRING` of <linux/keyctl.h>; without a name, a new one.
+    const JOIN: libc::c_long = 1;
+    // SAFETY: plain system calls with pointers to locals of the right size.
+    unsafe {
+        // A filter may refuse this.
+        libc::syscall(libc::SYS_keyctl, JOIN, 0_usize);
+        libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) as c_int
+    }
 }

@@ -4,9 +4,6 @@ use std::ffi::c_int;
 
 use nix::libc;
 
-/// There is no network namespace.
-pub(crate) const ISOLATES_NETWORK: bool = false;
-
 /// Lets exec close every descriptor but the standard streams.
 pub(crate) fn close_others_on_exec() -> c_int {
     // SAFETY: sets a flag on descriptors of this process, which is about to exec.
@@ -18,9 +15,17 @@ pub(crate) fn close_others_on_exec() -> c_int {
     0
 }
 
-/// Does nothing: see [`ISOLATES_NETWORK`].
+/// Does nothing: there is no network namespace, and Seatbelt does it, see `confine`.
 pub(crate) fn isolate_network() -> c_int {
     0
+}
+
+/// Gives every signal its default action.
+pub(crate) fn default_actions() {
+    for signal in 1..32 {
+        // SAFETY: setting the default action touches no memory of ours. The two that cannot be changed do no harm.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 /// Closes every descriptor.
@@ -60,4 +65,15 @@ pub(crate) fn kill_all_others() -> c_int {
     unsafe {
         libc::syscall(SYS_KILL, -1, libc::SIGKILL, 0)
     }
+}
+
+/// There are no such keys here: a keychain is a file, and a user who never logs in has none.
+pub(crate) fn forget_keys() {}
+
+/// Nothing to prepare here.
+pub(crate) fn before_giving_up_root() {}
+
+/// Changing the user leaves nothing to give up here.
+pub(crate) fn after_giving_up_root() -> c_int {
+    0
 }

@@ -1,7 +1,7 @@
 //! Users by `dscl`.
 
-use crate::config::Config;
 use crate::error::Result;
+use crate::slot::Slot;
 use crate::user::tool;
 
 /// `staff`, as every person has.
@@ -10,10 +10,10 @@ pub(crate) fn default_gid(_uid: u32) -> u32 {
 }
 
 /// Makes the user: hidden, without a password, without a token.
-pub(crate) fn create(config: &Config) -> Result<()> {
-    let record = format!("/Users/{}", config.user_name);
-    let (uid, gid) = (config.uid.to_string(), config.gid().to_string());
-    let home = config.home.to_string_lossy();
+pub(crate) fn create(slot: &Slot) -> Result<()> {
+    let record = format!("/Users/{}", slot.user.name);
+    let (uid, gid) = (slot.user.uid.to_string(), slot.owner().gid.to_string());
+    let home = slot.home.to_string_lossy();
     dscl(&["-create", &record])?;
     let attributes = [
         ("UniqueID", uid.as_str()),
@@ -31,8 +31,8 @@ pub(crate) fn create(config: &Config) -> Result<()> {
 }
 
 /// Removes the user; the system's cache of users is told.
-pub(crate) fn remove(config: &Config) -> Result<()> {
-    dscl(&["-delete", &format!("/Users/{}", config.user_name)])?;
+pub(crate) fn remove(slot: &Slot) -> Result<()> {
+    dscl(&["-delete", &format!("/Users/{}", slot.user.name)])?;
     tool("/usr/bin/dscacheutil", &["-flushcache"], |_, _| false)
 }
 

@@ -9,28 +9,41 @@ use std::path::Path;
 
 use obuilder_core::testing::sandbox::Fixture;
 use rustix::fs::{FlockOperation, flock};
-use sandbox_macos::{BuildUserSandbox, Config, remove_user};
+use sandbox_macos::{Account, BuildUserSandbox, Config, Isolation};
 
 /// Where the uids of tests begin.
 const FIRST_UID: u32 = 61_000;
 
-/// A build user that no other test has, removed when this is dropped.
+/// Build users that no other test has, removed when this is dropped.
 pub(crate) struct TestUser {
     pub(crate) config: Config,
-    _uid: File,
+    _uids: Vec<File>,
     _scratch: tempfile::TempDir,
 }
 
 impl TestUser {
     /// Takes a free uid and a fresh directory; makes nothing yet.
     pub(crate) fn new() -> Self {
+        Self::several(1)
+    }
+
+    /// As many of them as wanted, one for each slot.
+    pub(crate) fn several(count: u32) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         fs::set_permissions(scratch.path(), Permissions::from_mode(0o755)).unwrap();
-        let (uid, lock) = (FIRST_UID..).find_map(|uid| Some((uid, free(uid)?))).unwrap();
+        let all_free = |first| (first..first + count).map(free).collect::<Option<Vec<_>>>();
+        let (uid, locks) = (FIRST_UID..).find_map(|uid| Some((uid, all_free(uid)?))).unwrap();
         let mut config = Config::new(scratch.path().join("home"));
-        (config.uid, config.user_name) = (uid, format!("obt{uid}"));
+        config.users = Account::several("obt", uid, count as usize);
         config.lock_dir = scratch.path().join("locks");
-        Self { config, _uid: lock, _scratch: scratch }
+        Self { config, _uids: locks, _scratch: scratch }
+    }
+
+    /// Likewise, with steps that see what plain permissions let them see, as root's steps on a system without namespaces do.
+    pub(crate) fn without_world() -> Self {
+        let mut user = Self::new();
+        user.config.isolation = Isolation::Users;
+        user
     }
 
     pub(crate) fn sandbox(&self) -> BuildUserSandbox {
@@ -49,7 +62,19 @@ impl TestUser {
     pub(crate) fn left_behind(&self) -> Vec<String> {
         let entries = fs::read_dir(self.dir()).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| !["scratch", "locks", "home.lock"].contains(&name.as_str())).collect()
+        names
+            .filter(|name| {
+                !["scratch", "locks", "home.lock", "home.slots"].contains(&name.as_str())
+            })
+            .collect()
+    }
+
+    pub(crate) fn uid(&self) -> u32 {
+        self.config.users[0].uid
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.config.users[0].name.clone()
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -68,9 +93,9 @@ fn free(uid: u32) -> Option<File> {
 impl Drop for TestUser {
     fn drop(&mut self) {
         if is_root()
-            && let Err(error) = remove_user(&self.config)
+            && let Err(error) = self.sandbox().remove_users()
         {
-            eprintln!("failed to remove {}: {error}", self.config.user_name);
+            eprintln!("failed to remove {}: {error}", self.name());
         }
     }
 }
@@ -90,6 +115,23 @@ pub(crate) fn needs_root() -> bool {
 /// For the conformance suite.
 pub(crate) fn fixture() -> Option<Fixture> {
     let user = TestUser::new();
+    let fixture = user.fixture();
+    Some(Fixture { guard: Box::new(user), ..fixture })
+}
+
+/// For the conformance suite, with steps that see what plain permissions let them see.
+pub(crate) fn fixture_without_world() -> Option<Fixture> {
+    let user = TestUser::without_world();
+    let fixture = user.fixture();
+    Some(Fixture { guard: Box::new(user), ..fixture })
+}
+
+/// For the conformance suite, with two slots.
+pub(crate) fn fixture_of_two() -> Option<Fixture> {
+    if !needs_root() {
+        return None;
+    }
+    let user = TestUser::several(2);
     let fixture = user.fixture();
     Some(Fixture { guard: Box::new(user), ..fixture })
 }
