@@ -8,7 +8,7 @@ use obuilder_core::interpreter::Builder;
 use obuilder_core::{Fetcher, Sandbox, Store};
 
 use fetch_dir::DirFetcher;
-use sandbox_macos::{BuildUserSandbox, Config};
+use sandbox_macos::{BuildUserSandbox, Config, Fuse};
 use store_rsync::RsyncStore;
 
 use crate::error::CommandError;
@@ -46,8 +46,17 @@ pub(crate) fn build_user_sandbox(
         output::warn("only root runs several steps at once; `--slots` is without effect");
     }
     let (users, isolation, limits) = (settings.users()?, settings.isolation(), settings.limits());
-    let config = Config { users, hidden, isolation, limits, ..Config::new(settings.home()) };
+    let fuse = settings.fuse().map(served_by_ourselves).transpose()?;
+    let config = Config { users, hidden, isolation, limits, fuse, ..Config::new(settings.home()) };
     Ok(BuildUserSandbox::new(config)?)
+}
+
+/// The mount at `mount`, served by this program.
+fn served_by_ourselves(mount: PathBuf) -> Result<Fuse, CommandError> {
+    let program = std::env::current_exe().map_err(|error| {
+        CommandError::system("failed to find this program on disk").caused_by(&error)
+    })?;
+    Ok(Fuse { mount, server: vec![program.into(), "serve-trees".into()] })
 }
 
 /// Everything a build needs, in which steps do not see `secret` files; what a killed one has left running is ended.

@@ -8,7 +8,7 @@ use obuilder_core::step::{Owner, Step};
 
 use crate::config::{Config, beside};
 use crate::platform;
-use crate::slot::Slot;
+use crate::slot::{Placing, Slot};
 
 /// What a step may do, besides what plain permissions keep it from. Paths are absolute and as the step sees them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,13 +48,17 @@ impl Policy {
         if owner.is_none() {
             hidden.extend(platform::PEOPLE.iter().map(PathBuf::from));
         }
+        let homes = match (&config.fuse, slot.placing) {
+            (Some(fuse), Placing::Fuse) => {
+                hidden.extend([".slots", ".scoreboard"].map(|suffix| beside(&fuse.mount, suffix)));
+                // As root nobody sees the step's home at its place; whatever a user sees in the mount is its own.
+                vec![fuse.mount.clone()]
+            }
+            _ => vec![home(""), home(".tmp")],
+        };
         Self {
             readable: vec!["/".into(), home(".secrets")],
-            writable: [home(""), home(".tmp")]
-                .into_iter()
-                .chain(prefixes)
-                .chain(temporary)
-                .collect(),
+            writable: homes.into_iter().chain(prefixes).chain(temporary).collect(),
             executable: Vec::new(),
             hidden,
             network: if step.network.is_empty() { Network::Loopback } else { Network::Host },

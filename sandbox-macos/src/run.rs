@@ -17,6 +17,7 @@ use crate::config::{Config, Isolation};
 use crate::confine::{Abilities, Confined};
 use crate::error::{Error, Result};
 use crate::follow::{Lines, Stop, drain, follow};
+use crate::fuse::Shown;
 use crate::home::{Home, Placed};
 use crate::kill::Leash;
 use crate::launch::{Launch, Running, Session, Stage};
@@ -28,7 +29,7 @@ use crate::platform::confine::Confinement;
 use crate::policy::Policy;
 use crate::pool::Taken;
 use crate::relay::Relay;
-use crate::slot::Slot;
+use crate::slot::{Placing, Slot};
 use crate::terminal::Lent;
 
 /// Said in the log of a step that should not reach the host's network, and does.
@@ -74,6 +75,8 @@ impl Run<'_> {
         let wanted = Wanted::new(self.config, self.step).map_err(refused)?;
         let in_memory = self.has_world();
         let mut placed = home.place(tree, self.owner, &wanted, in_memory)?;
+        let shown = self.config.fuse.as_ref().filter(|_| self.owner.is_some());
+        let shown = shown.map(|fuse| Shown::new(fuse, self.config, self.slot)).transpose()?;
         let group = self.uid().map(|uid| Group::planned(&self.config.limits, uid));
         let group = group.unwrap_or_default();
         if let Some(taken) = taken.as_mut() {
@@ -83,6 +86,7 @@ impl Run<'_> {
         let bounds = Bounds::make(self.config.limits, self.owner.is_some(), group);
         let outcome = self.run_placed(Given { wanted: &wanted, bounds: &bounds });
         drop(bounds);
+        drop(shown);
         leave(placed, taken, outcome)
     }
 
@@ -173,7 +177,12 @@ impl Run<'_> {
 
     /// Whether the step has a view of the filesystem of its own.
     fn has_world(&self) -> bool {
-        let wanted = self.config.isolation == Isolation::Full || self.slot.is_shown();
+        let wanted = match self.slot.placing {
+            Placing::Rename => self.config.isolation == Isolation::Full,
+            Placing::World => true,
+            // A view of its own would show the mount read-only.
+            Placing::Fuse => false,
+        };
         self.owner.is_some() && wanted && self.abilities.world
     }
 
@@ -205,11 +214,12 @@ impl Run<'_> {
             _ => calling_user(),
         };
         let policy = Policy::new(self.config, self.slot, self.step, self.owner);
+        let fuse = self.slot.placing == Placing::Fuse;
         let confined = Confined {
             policy: (self.config.isolation == Isolation::Full).then_some(&policy),
             slot: self.slot,
             wanted,
-            prefixes: &self.config.prefixes,
+            prefixes: if fuse { &[] } else { &self.config.prefixes },
             owner: self.owner,
             has_world: self.has_world(),
         };

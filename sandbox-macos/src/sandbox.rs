@@ -13,6 +13,7 @@ use obuilder_core::{BuildLog, Cancel, Sandbox};
 use crate::config::Config;
 use crate::confine::Abilities;
 use crate::error::{Error, Result, during};
+use crate::fuse;
 use crate::home::Home;
 use crate::mounts::Wanted;
 use crate::platform;
@@ -48,6 +49,12 @@ impl BuildUserSandbox {
                 what: "no build user is configured".to_owned(),
                 hint: "give at least one slot".to_owned(),
             });
+        }
+        if let Some(fuse) = &config.fuse {
+            fuse::check(fuse, &config.home).map_err(|what| SandboxError::Unsupported {
+                what,
+                hint: "choose a home such as `MOUNT/users/builder` with `--home`".to_owned(),
+            })?;
         }
         let root = nix::unistd::geteuid().is_root();
         let pool = Pool::new(&config);
@@ -85,7 +92,12 @@ impl BuildUserSandbox {
         };
         let all = self.pool.slots().iter().chain(former.iter().filter(made_for_us));
         let names = all.map(removed).collect::<Result<Vec<_>>>();
+        let unmounted = |names| match &self.config.fuse {
+            Some(fuse) => fuse::unmount(fuse, &self.config).map(|()| names),
+            None => Ok(names),
+        };
         names
+            .and_then(unmounted)
             .map(|names| names.into_iter().flatten().collect())
             .map_err(during("remove the build users"))
     }
@@ -122,7 +134,7 @@ impl BuildUserSandbox {
             let run = Run { config, step, screen, cancel, waiting, abilities, slot, owner: None };
             return run.in_tree(tree, None);
         }
-        if self.config.users.len() > 1 && !abilities.world {
+        if self.config.users.len() > 1 && self.config.fuse.is_none() && !abilities.world {
             return Err(Error::OneSlotOnly);
         }
         let mut taken = self.pool.take(owner_of(tree), cancel, waiting)?;

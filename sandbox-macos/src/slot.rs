@@ -1,13 +1,24 @@
 //! A slot: one build user, and the place where its trees are while their steps run.
 //!
 //! Where there is one slot, its place is the canonical home itself. Where there are several, each has a place of its own in
-//! `HOME.slots/`, and every step is shown its own place at the canonical home, so that results are interchangeable.
+//! `HOME.slots/` (or `MOUNT.slots/`), and every step is shown its own place at the canonical home, so that results are interchangeable.
 
 use std::path::PathBuf;
 
 use obuilder_core::step::Owner;
 
 use crate::config::{Account, Config, beside};
+
+/// How a tree in a slot's place comes to be at the canonical home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Placing {
+    /// The place is the canonical home.
+    Rename,
+    /// The step's own view of the filesystem shows it there.
+    World,
+    /// A FUSE filesystem shows it there to the slot's user.
+    Fuse,
+}
 
 /// One build user and its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +31,8 @@ pub(crate) struct Slot {
     pub(crate) home: PathBuf,
     /// Where its trees are placed; steps of other slots cannot come here.
     pub(crate) place: PathBuf,
+    /// How they come to be at the canonical home from there.
+    pub(crate) placing: Placing,
     /// Numbers of all slots' users: what any of them owns at the home is ours.
     pub(crate) uids: Vec<u32>,
     /// Where the locks of the machine's build users lie.
@@ -29,11 +42,17 @@ pub(crate) struct Slot {
 impl Slot {
     /// The slot of `user`, one of the users of `config`.
     pub(crate) fn new(config: &Config, user: &Account) -> Self {
-        let place = match config.users.len() {
-            0 | 1 => config.home.clone(),
-            _ => config.beside(".slots").join(user.uid.to_string()).join("home"),
+        let uid = user.uid.to_string();
+        let (place, placing) = match (&config.fuse, config.users.len()) {
+            (Some(fuse), _) => {
+                let below = config.home.strip_prefix(&fuse.mount).unwrap_or(&config.home);
+                (beside(&fuse.mount, ".slots").join(uid).join(below), Placing::Fuse)
+            }
+            (None, 0 | 1) => (config.home.clone(), Placing::Rename),
+            (None, _) => (config.beside(".slots").join(uid).join("home"), Placing::World),
         };
         Self {
+            placing,
             user: user.clone(),
             chosen_gid: config.gid,
             home: config.home.clone(),
@@ -45,7 +64,8 @@ impl Slot {
 
     /// Where the calling user's steps run: there is but one such place.
     pub(crate) fn callers(config: &Config) -> Self {
-        Self { place: config.home.clone(), ..Self::new(config, &config.users[0]) }
+        let placing = Placing::Rename;
+        Self { place: config.home.clone(), placing, ..Self::new(config, &config.users[0]) }
     }
 
     /// The user's number and group.
@@ -62,8 +82,8 @@ impl Slot {
         let slot = |entry: std::fs::DirEntry| {
             let uid = entry.file_name().to_str()?.parse().ok()?;
             let name = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok()??.name;
-            let place = entry.path().join("home");
-            Some(Self { user: Account { name, uid }, place, ..self.clone() })
+            let (place, placing) = (entry.path().join("home"), Placing::World);
+            Some(Self { user: Account { name, uid }, place, placing, ..self.clone() })
         };
         entries.filter_map(slot).collect()
     }
@@ -71,11 +91,6 @@ impl Slot {
     /// Whether a step has left something at the place.
     pub(crate) fn is_occupied(&self) -> bool {
         ["", ".tmp"].iter().any(|suffix| self.beside(suffix).symlink_metadata().is_ok())
-    }
-
-    /// Whether the place is elsewhere than the canonical home, and must be shown there.
-    pub(crate) fn is_shown(&self) -> bool {
-        self.place != self.home
     }
 
     /// A path beside the place: its name with `suffix` appended.

@@ -64,6 +64,7 @@ impl Set for Uses {
         Key::Store,
         Key::RsyncMode,
         Key::Images,
+        Key::Fuse,
         Key::Home,
         Key::Uid,
         Key::UserPrefix,

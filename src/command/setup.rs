@@ -27,7 +27,7 @@ struct Uses;
 
 impl Set for Uses {
     const KEYS: &'static [Key] =
-        &[Key::Slots, Key::Uid, Key::UserPrefix, Key::Home, Key::Store, Key::RsyncMode];
+        &[Key::Slots, Key::Uid, Key::UserPrefix, Key::Fuse, Key::Home, Key::Store, Key::RsyncMode];
 }
 
 pub(crate) fn run(args: &Args, settings: &Settings) -> Done {

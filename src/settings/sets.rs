@@ -20,6 +20,7 @@ impl Set for OfSteps {
         Key::Store,
         Key::RsyncMode,
         Key::Images,
+        Key::Fuse,
         Key::Home,
         Key::Uid,
         Key::UserPrefix,

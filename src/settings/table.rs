@@ -19,6 +19,8 @@ pub(crate) enum Key {
     RsyncMode,
     /// Where base images are looked for.
     Images,
+    /// Where steps are shown their trees by a FUSE filesystem.
+    Fuse,
     /// Where every build sees its home.
     Home,
     /// The build user's number.
@@ -93,7 +95,7 @@ impl Setting {
 }
 
 /// Every setting, in the order of [`Key`].
-pub(crate) static SETTINGS: [Setting; 18] = [
+pub(crate) static SETTINGS: [Setting; 19] = [
     Setting {
         key: Key::Store,
         name: "store",
@@ -126,6 +128,15 @@ pub(crate) static SETTINGS: [Setting; 18] = [
         },
     },
     Setting {
+        key: Key::Fuse,
+        name: "fuse",
+        value_name: "DIR",
+        help: "Show steps their trees by a FUSE filesystem mounted here, on the store's volume; only root can",
+        form: Form::One,
+        check: absolute,
+        default: |_, _| Vec::new(),
+    },
+    Setting {
         key: Key::Home,
         name: "home",
         value_name: "DIR",
@@ -133,6 +144,9 @@ pub(crate) static SETTINGS: [Setting; 18] = [
         form: Form::One,
         check: absolute,
         default: |_, settings| {
+            if let Some(mount) = settings.fuse() {
+                return vec![mount.join("users/builder").display().to_string()];
+            }
             let root = settings.store().map(|store| store.path);
             root.map(|root| root.join("home").display().to_string()).into_iter().collect()
         },
@@ -368,6 +382,7 @@ mod tests {
             (Key::Store, "rsync:/a", "rsyn:/a"),
             (Key::RsyncMode, "copy", "copied"),
             (Key::Images, "images", ""),
+            (Key::Fuse, "/homes", "homes"),
             (Key::Home, "/home", "home"),
             (Key::Uid, "705", "0"),
             (Key::Uid, "1", "4294967295"),

@@ -70,4 +70,5 @@ use macos as os;
 pub use config::{Config, MountPoint, Otherwise};
 pub use error::{Error, Result};
 pub use mounts::{Mounts, unmount};
+pub use scoreboard::link;
 pub use status::{CacheStatus, OperationStatus, Status, ViewStatus, status};

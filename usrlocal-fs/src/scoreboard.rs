@@ -76,3 +76,9 @@ impl Scoreboard {
         place().map_err(wrote)
     }
 }
+
+/// Points `uid` at `tree` (or at nothing) in a scoreboard that another process serves, atomically. The next access of the user sees
+/// the tree, with nothing remembered of an earlier one, be it the same: see [`crate::Mounts::switch`].
+pub fn link(scoreboard: &Path, uid: u32, tree: Option<&Path>) -> Result<()> {
+    Scoreboard::open(scoreboard)?.set(uid, tree)
+}
