@@ -14,7 +14,7 @@ use crate::config::beside;
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::lock::Lock;
-use crate::slot::Slot;
+use crate::slot::{Placing, Slot};
 
 /// What a step is shown: the home, its temporary directory and its secrets.
 pub(crate) const SHOWN: [&str; 3] = ["", ".tmp", ".secrets"];
@@ -44,7 +44,8 @@ impl Canonical {
             if cleared {
                 return Err(Error::HomeTaken(occupied.unwrap_or_else(|| slot.home.clone())));
             }
-            let alone = Slot { place: slot.home.clone(), ..slot.clone() };
+            let (place, placing) = (slot.home.clone(), Placing::Rename);
+            let alone = Slot { place, placing, ..slot.clone() };
             Home::acquire(&alone, owner, cancel, waiting)?;
         }
         unreachable!("the second round returns")
