@@ -60,7 +60,8 @@ pub fn serve_trees(
     let points = shows.iter().map(|(at, part)| MountPoint::new(at).showing(part)).collect();
     let mut signals = signal_hook::iterator::Signals::new([libc::SIGTERM, libc::SIGINT]).ok();
     let mounts = Mounts::serve(&usrlocal_fs::Config::new(scoreboard, points))?;
-    while mounts.is_serving() && !signals.as_mut().is_some_and(|got| got.pending().count() > 0) {
+    let mut asked = || signals.as_mut().is_some_and(|signals| signals.pending().next().is_some());
+    while mounts.is_serving() && !asked() {
         std::thread::sleep(Duration::from_millis(50));
     }
     mounts.unmount()
