@@ -232,6 +232,9 @@ impl CpuClock<'_> {
 /// For a sandbox that has a limit which this system does not know for a step.
 pub(crate) fn weakness(limits: &Limits, root: bool) -> Option<String> {
     let whole = root && Group::can_limit_memory();
+    if !root && limits.processes != Limits::default().processes {
+        return Some("the number of processes is not limited without root".to_owned());
+    }
     (limits.memory.is_some() && !whole).then(|| match OWN_MEMORY {
         Some(_) => "memory is limited for each process, not for the step".to_owned(),
         None => "memory is not limited: this system has no means to".to_owned(),

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::kill::{everything_of, names};
 use crate::lock::Lock;
 use crate::platform::cgroup::Group;
-use crate::slot::Slot;
+use crate::slot::{Placing, Slot};
 use crate::user::{self, BuildUser, closed_ancestor};
 use crate::{platform, sweep};
 
@@ -120,7 +120,7 @@ impl Pool {
     }
 
     /// Takes each slot that is free and that a killed run has left busy, and kills what runs there. Then `tidy` is given each
-    /// such slot, and each that is configured no more and whose place is not empty.
+    /// such slot, and each that is configured no more and whose place of its own is not empty.
     pub(crate) fn recover(&self, mut tidy: impl FnMut(&Slot)) -> Result<()> {
         let former = self.former();
         for (slot, configured) in self
@@ -133,7 +133,8 @@ impl Pool {
                 continue;
             }
             let Some(mut lock) = Lock::attempt(&slot.lock_path())? else { continue };
-            let left = state(&lock) == BUSY || (!configured && slot.is_occupied());
+            let own = slot.placing != Placing::Rename;
+            let left = state(&lock) == BUSY || (!configured && own && slot.is_occupied());
             // Whoever has the number now may be somebody else.
             let ours = left && matches!(user::find(slot), Ok(Some(_)));
             if ours && clear(slot, &mut lock, true)?.is_none() {
@@ -143,12 +144,33 @@ impl Pool {
         Ok(())
     }
 
-    /// Slots that have been used at this home, and are configured no more.
+    /// Slots that have been used and are not configured (any more).
     pub(crate) fn former(&self) -> Vec<Slot> {
         let Some(first) = self.slots.first() else { return Vec::new() };
-        let all = first.former().into_iter();
-        all.filter(|slot| !self.slots.iter().any(|now| now.place == slot.place)).collect()
+        let all = first.traces().into_iter();
+        all.filter(|slot| !self.slots.iter().any(|now| now.has_all_of(slot))).collect()
     }
+}
+
+/// Removes the build user of `slot`, and what a killed run has left of it; says whether there was one. Needs root, and waits for a
+/// step of the user's.
+pub(crate) fn remove(slot: &Slot, waiting: &dyn Fn(&str)) -> Result<bool> {
+    if user::find(slot)?.is_none() {
+        return Ok(false);
+    }
+    let tell = || waiting(&format!("build user `{}` runs a step", slot.user.name));
+    let mut lock = user::lock(slot, &Cancel::new(), tell)?;
+    // Somebody else may have removed it meanwhile.
+    if user::find(slot)?.is_none() {
+        return Ok(false);
+    }
+    // Whatever the lock says, something may have been started since.
+    let text = groups(&lock).fold(BUSY.to_owned(), with_line);
+    lock.set_text(&text)?;
+    if let Some(alive) = clear(slot, &mut lock, true)? {
+        return Err(Error::Survivors(alive));
+    }
+    platform::user::remove(slot).map(|()| true)
 }
 
 /// Takes `slot` if it is free and well; whether one that was put aside has become well is looked at if `look` says so.

@@ -17,7 +17,7 @@ use crate::fuse;
 use crate::home::Home;
 use crate::mounts::Wanted;
 use crate::platform;
-use crate::pool::{Pool, owner_of};
+use crate::pool::{self, Pool, owner_of};
 use crate::run::{Run, Screen, calling_user};
 use crate::slot::Slot;
 use crate::user::{self, BuildUser};
@@ -75,13 +75,16 @@ impl BuildUserSandbox {
         made.map_err(during("make the build users"))
     }
 
-    /// Removes the build users, also those that an earlier configuration had at this home; gives the names of those that were
+    /// Removes the build users, also all others that were made for this home; gives the names of those that were
     /// there. Needs root.
     ///
     /// Waits for steps of theirs that run; their other processes are killed first. A user of such a name with another
     /// number is an error.
-    pub fn remove_users(&self) -> std::result::Result<Vec<String>, SandboxError> {
-        let removed = |slot: &Slot| match user::remove(slot) {
+    pub fn remove_users(
+        &self,
+        waiting: &dyn Fn(&str),
+    ) -> std::result::Result<Vec<String>, SandboxError> {
+        let removed = |slot: &Slot| match pool::remove(slot, waiting) {
             Ok(there) => Ok(there.then(|| slot.user.name.clone())),
             Err(error) => Err(error),
         };

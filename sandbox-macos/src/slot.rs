@@ -3,7 +3,7 @@
 //! Where there is one slot, its place is the canonical home itself. Where there are several, each has a place of its own in
 //! `HOME.slots/` (or `MOUNT.slots/`), and every step is shown its own place at the canonical home, so that results are interchangeable.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use obuilder_core::step::Owner;
 
@@ -75,17 +75,33 @@ impl Slot {
         Owner { uid, gid }
     }
 
-    /// Every slot that has ever had a place of its own at this home, under the name that the system knows its user by.
-    pub(crate) fn former(&self) -> Vec<Self> {
+    /// Every slot that there is a trace of on this machine, in this home's places or in the locks, or whose user was made for this
+    /// home; under the name that the system knows the user by.
+    pub(crate) fn traces(&self) -> Vec<Self> {
         let places = beside(&self.home, ".slots");
-        let entries = std::fs::read_dir(&places).into_iter().flatten().flatten();
-        let slot = |entry: std::fs::DirEntry| {
-            let uid = entry.file_name().to_str()?.parse().ok()?;
+        let mut uids = numbers(&places, |name| name.parse().ok());
+        uids.extend(numbers(&self.lock_dir, |name| {
+            name.strip_prefix("uid-")?.strip_suffix(".lock")?.parse().ok()
+        }));
+        uids.extend(crate::user::made_for(&self.home));
+        uids.sort_unstable();
+        uids.dedup();
+        let slot = |uid: u32| {
             let name = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok()??.name;
-            let (place, placing) = (entry.path().join("home"), Placing::World);
+            let own = places.join(uid.to_string());
+            let (place, placing) = match own.is_dir() {
+                true => (own.join("home"), Placing::World),
+                false => (self.home.clone(), Placing::Rename),
+            };
             Some(Self { user: Account { name, uid }, place, placing, ..self.clone() })
         };
-        entries.filter_map(slot).collect()
+        uids.into_iter().filter_map(slot).collect()
+    }
+
+    /// Whether whoever clears this slot clears all of `other`.
+    pub(crate) fn has_all_of(&self, other: &Self) -> bool {
+        self.user.uid == other.user.uid
+            && (self.place == other.place || other.placing == Placing::Rename)
     }
 
     /// Whether a step has left something at the place.
@@ -102,4 +118,10 @@ impl Slot {
     pub(crate) fn lock_path(&self) -> PathBuf {
         self.lock_dir.join(format!("uid-{}.lock", self.user.uid))
     }
+}
+
+/// The numbers that `number` finds in the names of what is in `dir`.
+fn numbers(dir: &Path, number: impl Fn(&str) -> Option<u32>) -> Vec<u32> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| number(entry.file_name().to_str()?)).collect()
 }

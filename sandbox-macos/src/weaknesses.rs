@@ -38,7 +38,10 @@ fn of_files(root: bool, full: bool, granted: Option<Abilities>) -> Vec<String> {
         (true, false) if full => {
             "steps see the store, and write wherever plain permissions let them"
         }
-        (true, _) => return Vec::new(),
+        (true, false) => {
+            "steps see the store, and write wherever plain permissions let them (isolation is `users`)"
+        }
+        (true, true) => return Vec::new(),
     };
     vec![weakness.to_owned()]
 }
@@ -55,7 +58,7 @@ mod tests {
             [granted(true), granted(false), None].map(|granted| of_files(root, full, granted).len())
         };
         assert_eq!(counts(true, true), [0, 1, 0]);
-        assert_eq!(counts(true, false), [0, 0, 0]);
+        assert_eq!(counts(true, false), [1, 1, 1]);
         assert_eq!(counts(false, true), [1, 1, 1]);
         let told = |full, yes| of_files(false, full, granted(yes)).remove(0);
         assert!(told(true, true).contains("read nothing in your home"));

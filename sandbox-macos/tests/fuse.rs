@@ -87,6 +87,6 @@ fn a_server_that_was_killed_is_started_again() {
     }
     assert_eq!(fixture.sh("echo two"), (Outcome::Exited(0), "two\n".to_owned()));
     assert_ne!(usrlocal_fs::status(&mount).unwrap().server, server);
-    assert!(user.sandbox().remove_users().is_ok());
+    assert!(user.sandbox().remove_users(&|_| {}).is_ok());
     assert!(usrlocal_fs::status(&mount).is_err(), "it is unmounted");
 }

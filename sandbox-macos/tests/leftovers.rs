@@ -337,7 +337,7 @@ fn a_user_is_not_removed_while_its_step_runs() {
     std::thread::scope(|scope| {
         let running = scope.spawn(|| fixture.run(&step("sleep 0.5; echo done"), &tree));
         until("the step runs", || user.config.home.exists());
-        assert_eq!(user.sandbox().remove_users().unwrap(), [user.name()]);
+        assert_eq!(user.sandbox().remove_users(&|_| {}).unwrap(), [user.name()]);
         assert_eq!(running.join().unwrap(), (Outcome::Exited(0), "done\n".to_owned()));
     });
 }

@@ -253,8 +253,27 @@ fn a_slot_that_is_configured_no_more_is_cleared_and_removed() {
     fewer.recover().unwrap();
     assert!(!left.wait().unwrap().success(), "it was killed");
     assert!(!place.join("home.tmp").exists());
-    let removed = fewer.remove_users().unwrap();
+    let removed = fewer.remove_users(&|_| {}).unwrap();
     assert_eq!(removed.len(), 2, "{removed:?}");
+}
+
+#[test]
+fn what_runs_under_another_number_is_ended_and_every_user_of_the_home_removed() {
+    if !needs_root() {
+        return;
+    }
+    let user = TestUser::several(3);
+    user.sandbox().ensure_users().unwrap();
+    let third = user.uid() + 2;
+    fs::create_dir_all(&user.config.lock_dir).unwrap();
+    fs::write(user.config.lock_dir.join(format!("uid-{third}.lock")), "a step runs").unwrap();
+    let mut left = Command::new("sleep").arg("1000").uid(third).spawn().unwrap();
+    let mut fewer = user.config.clone();
+    fewer.users.truncate(1);
+    let fewer = sandbox_macos::BuildUserSandbox::new(fewer).unwrap();
+    fewer.recover().unwrap();
+    assert!(!left.wait().unwrap().success(), "it was killed");
+    assert_eq!(fewer.remove_users(&|_| {}).unwrap().len(), 3);
 }
 
 #[test]

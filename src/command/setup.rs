@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
     }
     let sandbox = session::build_user_sandbox(settings, Vec::new())?;
     let lines: Vec<_> = if args.remove {
-        let removed = sandbox.remove_users()?;
+        let removed = sandbox.remove_users(&|what| output::note("waiting", what))?;
         removed.iter().map(|name| format!("removed build user `{name}`\n")).collect()
     } else {
         let made = sandbox.ensure_users()?;

@@ -104,7 +104,7 @@ fn free(uid: u32) -> Option<File> {
 impl Drop for TestUser {
     fn drop(&mut self) {
         if is_root()
-            && let Err(error) = self.sandbox().remove_users()
+            && let Err(error) = self.sandbox().remove_users(&|_| {})
         {
             eprintln!("failed to remove {}: {error}", self.name());
         }
