@@ -12,9 +12,6 @@ use crate::platform::limits::{CORE, OTHERS, OWN_MEMORY};
 /// How much longer than its limit a process may go on that does not end by SIGXCPU.
 const GRACE: rlim_t = 5;
 
-/// How many more processes the build user may have than a group that bounds them.
-const SPARE: rlim_t = 8;
-
 /// What one step may use.
 ///
 /// Where the system has control groups that we may use (Linux, as root), time, memory and processes are those of the whole
@@ -99,9 +96,8 @@ impl Limits {
             all.push(ProcessLimit::new(resource, own, own));
         }
         if is_build_user {
-            // The group counts what it refuses, so it comes first.
-            let most =
-                self.processes.saturating_add(if group.limits_processes() { SPARE } else { 0 });
+            // The system counts for a user what earlier steps left to be waited for too; a group counts one step alone.
+            let most = if group.limits_processes() { RLIM_INFINITY } else { self.processes };
             all.push(ProcessLimit::new(libc::RLIMIT_NPROC as c_int, most, most));
         }
         all

@@ -101,6 +101,14 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone would not do: a process that another thread has just forked has the file too until it executes
+        // its program. An unlock that fails leaves it to the closing.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 /// Opens the file of a lock; says whether it was made.
 fn open(path: &Path) -> Result<(File, bool)> {
     let action = || format!("open the lock `{}`", path.display());

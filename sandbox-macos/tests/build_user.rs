@@ -68,14 +68,9 @@ fn a_step_is_the_build_user_in_a_world_of_its_own() {
 }
 
 #[test]
-fn a_step_leaves_no_core_and_cannot_take_every_process() {
-    if !needs_root() {
-        return;
-    }
-    let (outcome, text) = TestUser::new().fixture().sh("bash -c 'ulimit -c; ulimit -Hu'");
-    let limits: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
-    assert_eq!((outcome, limits[0]), (Outcome::Exited(0), 0));
-    assert!(limits[1] <= 4096 + 8, "{text}");
+fn a_step_leaves_no_core() {
+    let ran = TestUser::new().fixture().sh("ulimit -c");
+    assert_eq!(ran, (Outcome::Exited(0), "0\n".to_owned()));
 }
 
 #[test]
