@@ -65,6 +65,10 @@ pub(crate) struct MountArguments {
     /// Users without an entry see nothing
     #[arg(long)]
     nothing: bool,
+    /// Show the mount points themselves the same to everybody, as root's and open to all, which saves a question on each path
+    /// from `/`; what a caller may do there is still its own tree's to say
+    #[arg(long)]
+    same_top: bool,
     /// Return when it is mounted, and serve in the background
     #[arg(long)]
     pub(crate) background: bool,
@@ -102,7 +106,8 @@ impl MountArguments {
         let points = self.mount_points.iter().zip(subdirectories);
         let points = points.map(|(at, below)| {
             let at = std::path::absolute(at).unwrap_or_else(|_| at.clone());
-            MountPoint::new(at).showing(below).otherwise(otherwise.clone())
+            let point = MountPoint::new(at).showing(below).otherwise(otherwise.clone());
+            if self.same_top { point.with_same_top() } else { point }
         });
         let mut config = Config::new(&self.scoreboard, points.collect());
         config.remember = Duration::try_from_secs_f64(self.remember).unwrap_or(config.remember);

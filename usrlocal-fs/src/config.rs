@@ -62,6 +62,8 @@ pub struct MountPoint {
     pub subdirectory: PathBuf,
     /// What a user without an entry sees.
     pub otherwise: Otherwise,
+    /// Whether the mount point itself looks the same to everybody; see [`MountPoint::with_same_top`].
+    pub same_top: bool,
 }
 
 impl MountPoint {
@@ -71,6 +73,7 @@ impl MountPoint {
             at: at.into(),
             subdirectory: PathBuf::from("local"),
             otherwise: Otherwise::Underneath,
+            same_top: false,
         }
     }
 
@@ -85,6 +88,18 @@ impl MountPoint {
     #[must_use]
     pub fn otherwise(mut self, otherwise: Otherwise) -> Self {
         self.otherwise = otherwise;
+        self
+    }
+
+    /// Shows the mount point itself to everybody as a directory of root's in which all may write. What a caller may do there
+    /// is still decided by the attributes of its own tree's directory, which cannot be seen, and not be changed through the
+    /// mount (`EPERM`).
+    ///
+    /// The kernel may then remember them, and a path from `/` asks the server once instead of twice. Good for a directory of
+    /// homes; not for a home itself, nor where archives are unpacked that name `.`.
+    #[must_use]
+    pub fn with_same_top(mut self) -> Self {
+        self.same_top = true;
         self
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::io::{Errno, Result};
 
 use crate::call::{Caller, Operation};
+use crate::meta::Meta;
 use crate::metrics::Metrics;
 use crate::node::{Node, TOP};
 use crate::nodes::Nodes;
@@ -29,6 +30,8 @@ pub(crate) struct Core {
     pub(crate) notices: Notices,
     /// How long names and attributes below the first level are good.
     pub(crate) remember: Duration,
+    /// The attributes of the top directory, where they are the same for everybody.
+    pub(crate) top: Option<Meta>,
     /// Whether open files are handed to the kernel; turned off when it first refuses.
     pub(crate) passthrough: AtomicBool,
 }

@@ -35,7 +35,8 @@
 //!   to work at one canonical home at once, let it lie a level or two below the mount: mount at `HOMES`, show trees that
 //!   hold `users/builder`, and `HOMES/users/builder` is a home in which every directory is safe.
 //! - A symlink cannot be renamed to the first level from further below (`EXDEV`, as between filesystems; `mv` copies it).
-//! - Every path from `/` asks the server twice. Relative paths from further below are answered by the kernel alone.
+//! - Every path from `/` asks the server twice, or once where the mount point looks the same to everybody
+//!   ([`MountPoint::with_same_top`]). Relative paths from further below are answered by the kernel alone.
 //!
 //! Start at [`Mounts::serve`].
 

@@ -44,6 +44,28 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
+    /// A directory of root's in which everybody may write, made just now.
+    pub(crate) fn everybodys() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = Time { seconds: now.as_secs() as i64, nanoseconds: now.subsec_nanos() };
+        Self {
+            device: 0,
+            inode: 0,
+            born: Some(now),
+            mode: 0o040_777,
+            links: 2,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size: 4096,
+            blocks: 8,
+            block_size: 4096,
+            accessed: now,
+            modified: now,
+            changed: now,
+        }
+    }
+
     /// What kind of file it is.
     pub(crate) fn kind(&self) -> fuser::FileType {
         kind_of_mode(self.mode)

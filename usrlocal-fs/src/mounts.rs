@@ -15,6 +15,7 @@ use crate::config::{Config, MountPoint};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::fs::Fs;
+use crate::meta::Meta;
 use crate::metrics::Metrics;
 use crate::nodes::Nodes;
 use crate::notices::Notices;
@@ -78,6 +79,7 @@ impl Mounts {
                 metrics: Metrics::default(),
                 notices: Notices::default(),
                 remember: config.remember,
+                top: point.same_top.then(Meta::everybodys),
                 passthrough: AtomicBool::new(config.passthrough),
             });
             mounts.start(at, core, config)?;

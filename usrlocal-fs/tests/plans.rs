@@ -115,13 +115,21 @@ fn two_users_at_once_under_the_same_names_never_meet() {
     if !can_mount() {
         return;
     }
-    let stage = Stage::new();
+    side_by_side(&Stage::new());
+}
+
+#[test]
+fn nor_do_they_where_the_top_looks_the_same_to_both() {
+    if !can_mount() {
+        return;
+    }
+    side_by_side(&Stage::with(&["--same-top"]));
+}
+
+fn side_by_side(stage: &Stage) {
     std::thread::scope(|scope| {
         // The same seeds: the same names at nearly the same time.
-        let users = [ANN, BEN].map(|user| {
-            let stage = &stage;
-            scope.spawn(move || go_on(stage, user, 10_000))
-        });
+        let users = [ANN, BEN].map(|user| scope.spawn(move || go_on(stage, user, 10_000)));
         for user in users {
             user.join().unwrap();
         }

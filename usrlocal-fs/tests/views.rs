@@ -279,3 +279,35 @@ fn writing_takes_set_user_id_away_as_on_a_plain_file() {
         }
     }
 }
+
+#[test]
+fn a_top_that_looks_the_same_to_all_is_still_each_ones_own() {
+    if !can_mount() {
+        return;
+    }
+    let stage = Stage::with(&["--same-top"]);
+    for user in [ANN, BEN, ANN, 0, EVE] {
+        let top = as_user(user, || fs::metadata(stage.mnt(""))).unwrap();
+        assert_eq!((top.uid(), top.gid(), top.mode() & 0o7777), (0, 0, 0o777));
+    }
+    for user in [ANN, BEN] {
+        as_user(user, || fs::write(stage.mnt("name"), user.to_string())).unwrap();
+    }
+    for user in [ANN, BEN, ANN] {
+        let text = as_user(user, || fs::read_to_string(stage.mnt("name"))).unwrap();
+        assert_eq!(text, user.to_string());
+        assert_eq!(as_user(user, || names(&stage.mnt(""))), ["name"]);
+    }
+    // The tree's own directory decides what its user may do, right away.
+    assert_eq!(errno(as_user(EVE, || fs::write(stage.mnt("new"), ""))), libc::EACCES);
+    let local = stage.tree(ANN, "");
+    chown(&local, Some(0), Some(0)).unwrap();
+    assert_eq!(errno(as_user(ANN, || fs::write(stage.mnt("new"), ""))), libc::EACCES);
+    assert_eq!(errno(as_user(ANN, || fs::remove_file(stage.mnt("name")))), libc::EACCES);
+    assert_eq!(as_user(ANN, || fs::read_to_string(stage.mnt("name"))).unwrap(), ANN.to_string());
+    fs::set_permissions(&local, fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(errno(as_user(ANN, || fs::read(stage.mnt("name")))), libc::EACCES);
+    assert_eq!(errno(as_user(ANN, || fs::read_dir(stage.mnt("")))), libc::EACCES);
+    as_user(BEN, || fs::remove_file(stage.mnt("name"))).unwrap();
+    assert_eq!(errno(as_user(BEN, || chown(stage.mnt(""), Some(BEN), None))), libc::EPERM);
+}

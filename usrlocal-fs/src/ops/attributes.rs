@@ -9,7 +9,7 @@ use rustix::fs::{Gid, OFlags, StatVfs, Timespec, Timestamps, UTIME_NOW, UTIME_OM
 use rustix::io::Result;
 
 use crate::core::Call;
-use crate::node::Node;
+use crate::node::{Node, TOP};
 use crate::os::{self, credentials};
 
 /// Attributes, and how long they are good.
@@ -31,6 +31,11 @@ impl Call<'_> {
     pub(crate) fn getattr(&self, number: u64, file: Option<u64>) -> Result<Attributes> {
         if let Some(open) = file.and_then(|file| self.core.files.get(file).ok()) {
             return self.read_attributes(&open.node, &open.fd);
+        }
+        if number == TOP
+            && let Some(top) = &self.core.top
+        {
+            return Ok((top.attributes(TOP), self.core.remember));
         }
         let node = self.node(number)?;
         let fd = self.descriptor(&node)?;
@@ -74,6 +79,11 @@ impl Call<'_> {
     }
 
     fn read_attributes(&self, node: &Node, fd: &OwnedFd) -> Result<Attributes> {
+        if node.is_top()
+            && let Some(top) = &self.core.top
+        {
+            return Ok((top.attributes(TOP), self.core.remember));
+        }
         let meta = os::meta::of_fd(fd.as_fd())?;
         let mut attributes = meta.attributes(node.number);
         if node.is_top() && attributes.perm & 0o070 == 0 && self.core.views.owners().len() > 1 {

@@ -28,6 +28,9 @@ impl Call<'_> {
             return fit(status::of_mount(self.core).to_json().into_bytes(), room);
         }
         let node = self.node(number)?;
+        if name == ACCESS_LIST && node.is_top() && self.core.top.is_some() {
+            return Err(Errno::NODATA);
+        }
         if name == ACCESS_LIST
             && node.is_top()
             && let Some(list) = self.who_may_pass(&node)?
