@@ -1,6 +1,7 @@
 //! Figures of the mount over the plain directory and over bindfs, in turns in one run: `cargo bench -p usrlocal-fs`.
 //!
-//! A word after `--` chooses figures, such as `stat` or `build`. Needs root and /dev/fuse; bindfs and a C compiler where they are used.
+//! A word after `--` chooses figures: `read`, `stat`, `find`, `tar`, `build`, `users`. Sizes are a fifth of the whole, unless `USRLOCAL_FS_FULL` is set.
+//! Each figure ends after a minute and a half at the latest. Needs root and /dev/fuse; bindfs and a C compiler where they are used.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -16,10 +17,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const USERS: [u32; 2] = [1_200_001, 1_200_002];
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 const MEGABYTE: usize = 1 << 20;
+/// How long one figure may take; the rounds that are over by then count.
+const ENOUGH: Duration = Duration::from_secs(60);
+/// How long one script may take.
+const MOST_SECONDS: &str = "90";
+
+/// A size, or the fifth of it that is the rule.
+fn sized(full: usize) -> usize {
+    if std::env::var_os("USRLOCAL_FS_FULL").is_some() { full } else { full / 5 }
+}
+
 /// Size of the file that is read and written.
-const FILE: usize = 256 * MEGABYTE;
+fn file_size() -> usize {
+    sized(320) * MEGABYTE
+}
 
 /// The three ways to the same trees.
 struct Stage {
@@ -33,7 +46,7 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         Command::new("chmod").arg("755").arg(dir.path()).status().unwrap();
         let at = |name: &str| dir.path().join(name);
-        for name in ["scoreboard", "mnt", "mnt-plain", "bind"] {
+        for name in ["scoreboard", "mnt", "mnt-plain", "mnt-same", "bind"] {
             fs::create_dir(at(name)).unwrap();
         }
         for user in USERS {
@@ -57,6 +70,12 @@ impl Stage {
             "mnt-plain",
         );
         stage.ways.push(("ours, no passthrough", stage.at("mnt-plain/top")));
+        stage.serve(
+            ours,
+            &["mount", "--scoreboard", "scoreboard", "--same-top", "mnt-same"],
+            "mnt-same",
+        );
+        stage.ways.push(("ours, same top", stage.at("mnt-same/top")));
         if Command::new("bindfs").arg("--version").stdout(Stdio::null()).status().is_ok() {
             stage.serve("bindfs", &["-f", native.to_str().unwrap(), "bind"], "bind");
             stage.ways.push(("bindfs", stage.at("bind")));
@@ -88,16 +107,24 @@ impl Stage {
     /// Measures `work` in every way in turns and prints medians and ratios.
     fn compare(&self, figure: &str, work: impl Fn(&Path) -> Duration + Sync) {
         let mut times = vec![Vec::new(); self.ways.len()];
-        for _ in 0..ROUNDS {
+        let begun = Instant::now();
+        let mut rounds = 0;
+        while rounds == 0 || (rounds < ROUNDS && begun.elapsed() < ENOUGH) {
             for ((_, path), times) in self.ways.iter().zip(&mut times) {
                 times.push(as_user(USERS[0], || work(path)));
             }
+            rounds += 1;
         }
         let medians: Vec<f64> = times.into_iter().map(median).collect();
-        println!("{figure}");
+        println!("{figure} ({rounds} rounds)");
+        let bindfs = self.ways.iter().position(|(name, _)| *name == "bindfs");
         for ((name, _), time) in self.ways.iter().zip(&medians) {
+            let over = bindfs.map_or_else(
+                || "   SKIP".into(),
+                |bindfs| format!("{:7.2}", time / medians[bindfs]),
+            );
             println!(
-                "  {name:22} {:9.1} ms  {:6.2} of native's time",
+                "  {name:22} {:9.1} ms  {:6.2} of native's time {over} of bindfs's",
                 time * 1e3,
                 time / medians[0]
             );
@@ -107,7 +134,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        for mount in ["mnt", "mnt-plain", "bind"] {
+        for mount in ["mnt", "mnt-plain", "mnt-same", "bind"] {
             let _ =
                 Command::new("umount").arg("-l").arg(self.at(mount)).stderr(Stdio::null()).status();
         }
@@ -149,23 +176,28 @@ fn drop_caches() {
 }
 
 /// Runs a script as a user.
-fn script(user: u32, dir: &Path, text: &str) -> Child {
-    let mut command = Command::new("/bin/sh");
-    command.args(["-euc", text]).current_dir("/").env("D", dir).uid(user).gid(user);
+fn script_of(user: u32, dir: &Path, text: &str) -> Child {
+    let mut command = Command::new("timeout");
+    command
+        .args([MOST_SECONDS, "/bin/sh", "-euc", text])
+        .current_dir("/")
+        .env("D", dir)
+        .uid(user)
+        .gid(user);
     command.stdin(Stdio::null()).spawn().unwrap()
 }
 
 fn run(user: u32, dir: &Path, text: &str) -> Duration {
-    timed(|| assert!(script(user, dir, text).wait().unwrap().success()))
+    timed(|| assert!(script_of(user, dir, text).wait().unwrap().success()))
 }
 
 fn reading(stage: &Stage) {
-    as_user(USERS[0], || fs::write(stage.ways[0].1.join("big"), vec![7u8; FILE])).unwrap();
+    as_user(USERS[0], || fs::write(stage.ways[0].1.join("big"), vec![7u8; file_size()])).unwrap();
     let sequential = |path: &Path| {
         let file = File::open(path.join("big")).unwrap();
         let mut room = vec![0; MEGABYTE];
         timed(|| {
-            (0..FILE / MEGABYTE)
+            (0..file_size() / MEGABYTE)
                 .for_each(|at| file.read_exact_at(&mut room, (at * MEGABYTE) as u64).unwrap())
         })
     };
@@ -177,13 +209,13 @@ fn reading(stage: &Stage) {
     stage.compare("50,000 random reads of 4 KiB, warm", |path| {
         let file = File::open(path.join("big")).unwrap();
         let mut room = vec![0; 4096];
-        let mut at = 1usize;
+        let (mut at, pages) = (1usize, file_size() / 4096);
         timed(|| {
             for _ in 0..50_000 {
                 at = at
                     .wrapping_mul(6_364_136_223_846_793_005)
                     .wrapping_add(1_442_695_040_888_963_407);
-                file.read_exact_at(&mut room, ((at >> 20) % (FILE / 4096) * 4096) as u64).unwrap();
+                file.read_exact_at(&mut room, ((at >> 20) % (pages) * 4096) as u64).unwrap();
             }
         })
     });
@@ -193,7 +225,7 @@ fn reading(stage: &Stage) {
         let file = File::create(path.join("written")).unwrap();
         let room = vec![1; MEGABYTE];
         timed(|| {
-            (0..FILE / MEGABYTE)
+            (0..file_size() / MEGABYTE)
                 .for_each(|at| file.write_all_at(&room, (at * MEGABYTE) as u64).unwrap())
         })
     });
@@ -201,7 +233,7 @@ fn reading(stage: &Stage) {
     let _ = fs::remove_file(stage.ways[0].1.join("big"));
 }
 
-/// 100,000 files four levels deep.
+/// Files four levels deep, 100,000 in full.
 fn forest(stage: &Stage) -> Vec<String> {
     let mut paths = Vec::new();
     let root = &stage.ways[0].1;
@@ -211,7 +243,7 @@ fn forest(stage: &Stage) -> Vec<String> {
         {
             let dir = format!("forest/d{one}/d{two}/d{three}");
             fs::create_dir_all(root.join(&dir)).unwrap();
-            for file in 0..100 {
+            for file in 0..sized(100) {
                 let path = format!("{dir}/f{file}");
                 File::create(root.join(&path)).unwrap();
                 paths.push(path);
@@ -222,13 +254,15 @@ fn forest(stage: &Stage) -> Vec<String> {
 }
 
 fn looking(stage: &Stage, paths: &[String]) {
+    let count = paths.len();
     let look = |root: &Path| {
         let paths: Vec<_> = paths.iter().map(|path| root.join(path)).collect();
         paths.iter().for_each(|path| assert!(fs::symlink_metadata(path).is_ok()));
         timed(|| paths.iter().for_each(|path| assert!(fs::symlink_metadata(path).is_ok())))
     };
-    stage.compare("stat of 100,000 paths, repeated, each from `/`", look);
-    stage.compare("stat of 100,000 paths, repeated, from a directory in the mount", |root| {
+    stage.compare(&format!("stat of {count} paths, repeated, each from `/`"), look);
+    let figure = format!("stat of {count} paths, repeated, from a directory in the mount");
+    stage.compare(&figure, |root| {
         let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY;
         let dir = rustix::fs::open(root, flags, rustix::fs::Mode::empty()).unwrap();
         let look = || {
@@ -239,14 +273,16 @@ fn looking(stage: &Stage, paths: &[String]) {
         look();
         timed(look)
     });
-    let find = |root: &Path| {
-        run(USERS[0], root, "test $(find $D/forest -type f -size -1000 | wc -l) = 100000")
-    };
-    stage.compare("find with sizes over 100,000 files, warm", |root| {
+}
+
+fn finding(stage: &Stage, count: usize) {
+    let script = format!("test $(find $D/forest -type f -size -1000 | wc -l) = {count}");
+    let find = |root: &Path| run(USERS[0], root, &script);
+    stage.compare(&format!("find with sizes over {count} files, warm"), |root| {
         find(root);
         find(root)
     });
-    stage.compare("find with sizes over 100,000 files, cold", |root| {
+    stage.compare(&format!("find with sizes over {count} files, cold"), |root| {
         as_user(0, drop_caches);
         find(root)
     });
@@ -254,12 +290,12 @@ fn looking(stage: &Stage, paths: &[String]) {
 
 fn unpacking(stage: &Stage) {
     let root = &stage.ways[0].1;
-    run(
-        USERS[0],
-        root,
-        "mkdir $D/many; cd $D/many; for d in $(seq 200); do mkdir $d; for f in $(seq 100); do echo $d $f > $d/$f; done; done; tar -C $D -cf $D/many.tar many; rm -rf $D/many",
+    let dirs = sized(200);
+    let make = format!(
+        "mkdir $D/many; cd $D/many; for d in $(seq {dirs}); do mkdir $d; for f in $(seq 100); do echo $d $f > $d/$f; done; done; tar -C $D -cf $D/many.tar many; rm -rf $D/many"
     );
-    stage.compare("tar x of 20,000 small files", |root| {
+    run(USERS[0], root, &make);
+    stage.compare(&format!("tar x of {} small files", dirs * 100), |root| {
         let took = run(USERS[0], root, "mkdir $D/out; tar -C $D/out -xf $D/many.tar");
         run(USERS[0], root, "rm -rf $D/out");
         took
@@ -267,45 +303,51 @@ fn unpacking(stage: &Stage) {
     let _ = fs::remove_file(root.join("many.tar"));
 }
 
-const BUILD: &str =
-    "cd $D/src; for n in $(seq $FIRST $LAST); do cc -I$D/include -c -o /dev/null f$n.c; done";
+/// Compiles the sources of the numbers from one to `last`.
+fn build(last: usize) -> String {
+    format!("cd $D/src; for n in $(seq {last}); do cc -I$D/include -c -o /dev/null f$n.c; done")
+}
 
-fn building(stage: &Stage) {
+/// Sources and headers in both users' trees; says whether there is a compiler.
+fn sources(stage: &Stage) -> bool {
     if Command::new("cc").arg("--version").stdout(Stdio::null()).status().is_err() {
         println!("SKIP: no C compiler is installed");
-        return;
+        return false;
     }
     for user in USERS {
         let root = stage.at(&format!("tree-{user}/local/top"));
-        let sources = "mkdir -p $D/src $D/include/lib; cd $D; for n in $(seq 40); do echo \"int v$n; static inline int g$n(int x) { return x + $n; }\" > include/lib/h$n.h; done
+        let make = "mkdir -p $D/src $D/include/lib; cd $D; for n in $(seq 40); do echo \"int v$n; static inline int g$n(int x) { return x + $n; }\" > include/lib/h$n.h; done
             for n in $(seq 300); do for h in $(seq 40); do echo \"#include <lib/h$h.h>\"; done > src/f$n.c; echo \"#include <stdio.h>\nint f$n(void) { return g1($n); }\" >> src/f$n.c; done";
-        run(user, &root, sources);
+        run(user, &root, make);
     }
-    let whole = BUILD.replace("$FIRST", "1").replace("$LAST", "300");
-    stage.compare("C build of 300 files with headers and sources in the mount", |root| {
-        run(USERS[0], root, &whole)
-    });
-    let half = BUILD.replace("$FIRST", "1").replace("$LAST", "150");
-    for (name, mount) in [("ours", Some("mnt/top")), ("native", None)] {
-        let dir = |user: u32| {
-            mount.map_or_else(
-                || stage.at(&format!("tree-{user}/local/top")),
-                |mount| stage.at(mount),
-            )
-        };
+    true
+}
+
+fn building(stage: &Stage) {
+    let files = sized(300);
+    let figure = format!("C build of {files} files with headers and sources in the mount");
+    let script = build(files);
+    stage.compare(&figure, |root| run(USERS[0], root, &script));
+}
+
+fn users(stage: &Stage) {
+    let script = build(sized(150));
+    let ways =
+        [("native", None), ("ours", Some("mnt/top")), ("ours, same top", Some("mnt-same/top"))];
+    for (name, mount) in ways {
+        let tree = |user: u32| stage.at(&format!("tree-{user}/local/top"));
+        let dir = |user: u32| mount.map_or_else(|| tree(user), |mount| stage.at(mount));
         let (mut one, mut two) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            one.push(run(USERS[0], &dir(USERS[0]), &half));
+        let begun = Instant::now();
+        while one.is_empty() || (one.len() < ROUNDS && begun.elapsed() < ENOUGH) {
+            one.push(run(USERS[0], &dir(USERS[0]), &script));
             two.push(timed(|| {
-                let both = USERS.map(|user| script(user, &dir(user), &half));
+                let both = USERS.map(|user| script_of(user, &dir(user), &script));
                 both.into_iter().for_each(|mut child| assert!(child.wait().unwrap().success()));
             }));
         }
-        let (one, two) = (median(one), median(two));
-        println!(
-            "two users building at once, {name}: {:.2} times the throughput of one",
-            2.0 * one / two
-        );
+        let throughput = 2.0 * median(one) / median(two);
+        println!("two users building at once, {name}: {throughput:.2} times the throughput of one");
     }
 }
 
@@ -322,14 +364,24 @@ fn main() {
     if chosen("read") {
         reading(&stage);
     }
-    if chosen("build") {
-        building(&stage);
+    if (chosen("build") || chosen("users")) && sources(&stage) {
+        if chosen("build") {
+            building(&stage);
+        }
+        if chosen("users") {
+            users(&stage);
+        }
     }
     if chosen("tar") {
         unpacking(&stage);
     }
-    if chosen("stat") {
+    if chosen("stat") || chosen("find") {
         let paths = forest(&stage);
-        looking(&stage, &paths);
+        if chosen("stat") {
+            looking(&stage, &paths);
+        }
+        if chosen("find") {
+            finding(&stage, paths.len());
+        }
     }
 }

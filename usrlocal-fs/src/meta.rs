@@ -45,17 +45,21 @@ pub(crate) struct Meta {
 
 impl Meta {
     /// A directory of root's in which everybody may write, made just now.
+    ///
+    /// It belongs to a group of nobody's that may do nothing: Linux asks for the access list of a mount's top directory anew
+    /// each time, unless the group has no rights that a list could narrow.
     pub(crate) fn everybodys() -> Self {
+        const NOBODYS_GROUP: u32 = 0x7fff_fffe;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = Time { seconds: now.as_secs() as i64, nanoseconds: now.subsec_nanos() };
         Self {
             device: 0,
             inode: 0,
             born: Some(now),
-            mode: 0o040_777,
+            mode: 0o040_707,
             links: 2,
             uid: 0,
-            gid: 0,
+            gid: NOBODYS_GROUP,
             rdev: 0,
             size: 4096,
             blocks: 8,
