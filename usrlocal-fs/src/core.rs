@@ -14,7 +14,6 @@ use crate::meta::Meta;
 use crate::metrics::Metrics;
 use crate::node::{Node, TOP};
 use crate::nodes::Nodes;
-use crate::notices::Notices;
 use crate::opened::{OpenDirectory, OpenFile, Opened};
 use crate::os;
 use crate::view::Views;
@@ -27,7 +26,6 @@ pub(crate) struct Core {
     pub(crate) files: Opened<OpenFile>,
     pub(crate) directories: Opened<OpenDirectory>,
     pub(crate) metrics: Metrics,
-    pub(crate) notices: Notices,
     /// How long names and attributes below the first level are good.
     pub(crate) remember: Duration,
     /// The attributes of the top directory, where they are the same for everybody.
@@ -52,7 +50,7 @@ impl Call<'_> {
         } else {
             let node = self.core.nodes.get(number)?;
             // A name that the kernel took from another user's view: let it look the whole path up again.
-            if self.is_foreign(&node)? {
+            if self.is_foreign(&node) {
                 return Err(Errno::STALE);
             }
             node
@@ -61,14 +59,10 @@ impl Call<'_> {
         Ok(node)
     }
 
-    /// Whether the caller should not have met `node`. Root may come by a descriptor or a current directory that a user left it,
-    /// but not by a name at the top.
-    fn is_foreign(&self, node: &Node) -> Result<bool> {
+    /// Whether the caller should not have met `node`. Root may come by a descriptor or a current directory that a user left it.
+    fn is_foreign(&self, node: &Node) -> bool {
         let uid = self.caller.uid;
-        match node.view.owner {
-            Some(owner) => Ok(owner != uid && (uid != 0 || node.has_risen())),
-            None => Ok(node.has_risen() && self.core.views.has_entry(uid)?),
-        }
+        uid != 0 && node.view.owner.is_some_and(|owner| owner != uid)
     }
 
     /// A descriptor to look at `node` or below it.
@@ -89,7 +83,7 @@ impl Call<'_> {
 
     /// How long attributes of `node` are good.
     pub(crate) fn attributes_last(&self, node: &Node) -> Duration {
-        if node.has_risen() { Duration::ZERO } else { self.names_last(node) }
+        self.names_last(node)
     }
 }
 

@@ -250,17 +250,9 @@ impl Filesystem for Fs {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let work =
-            |call: &Call<'_>| call.rename((parent.0, name), (new_parent.0, new_name), flags.bits());
-        match self.serve(request, Operation::Rename, work) {
-            Ok(rises) => {
-                reply.ok();
-                if let Some(name) = rises {
-                    self.0.notices.forget_name(name);
-                }
-            }
-            Err(error) => reply.error(error),
-        }
+        self.done(request, Operation::Rename, reply, |call| {
+            call.rename((parent.0, name), (new_parent.0, new_name), flags.bits())
+        });
     }
 
     fn link(

@@ -28,13 +28,16 @@
 //! see each other's changes at once. A process that serves must not use its own mounts: killed while it waits for itself, it
 //! could not end.
 //!
+//! Where the kernel reads and writes open files by itself, a file with set-user-id or set-group-id that somebody has open
+//! loses them when it is opened to write, not when it is first written.
+//!
 //! What the kernel has one of for all users shows at the first level, the names directly in the mount point:
 //!
 //! - On Linux `getcwd(2)` fails for a process whose current directory is one of them, after another user has looked up the
 //!   same name and until the process uses that path again. Directories further below are not concerned. So where users are
 //!   to work at one canonical home at once, let it lie a level or two below the mount: mount at `HOMES`, show trees that
 //!   hold `users/builder`, and `HOMES/users/builder` is a home in which every directory is safe.
-//! - A symlink cannot be renamed to the first level from further below (`EXDEV`, as between filesystems; `mv` copies it).
+//! - Nothing can be renamed to the first level from further below (`EXDEV`, as between filesystems; `mv` copies it).
 //! - Every path from `/` asks the server twice, or once where the mount point looks the same to everybody
 //!   ([`MountPoint::with_same_top`]). Relative paths from further below are answered by the kernel alone.
 //!
@@ -50,7 +53,6 @@ mod metrics;
 mod mounts;
 mod node;
 mod nodes;
-mod notices;
 mod opened;
 mod ops;
 mod scoreboard;

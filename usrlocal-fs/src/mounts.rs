@@ -18,7 +18,6 @@ use crate::fs::Fs;
 use crate::meta::Meta;
 use crate::metrics::Metrics;
 use crate::nodes::Nodes;
-use crate::notices::Notices;
 use crate::opened::Opened;
 use crate::os;
 use crate::scoreboard::Scoreboard;
@@ -77,7 +76,6 @@ impl Mounts {
                 files: Opened::default(),
                 directories: Opened::default(),
                 metrics: Metrics::default(),
-                notices: Notices::default(),
                 remember: config.remember,
                 top: point.same_top.then(Meta::everybodys),
                 passthrough: AtomicBool::new(config.passthrough),
@@ -127,8 +125,6 @@ impl Mounts {
         // From here on the mount is taken away again whatever fails.
         let place = self.served.len();
         self.served.push(Served { at: at.clone(), core: core.clone(), thread: None });
-        let notices =
-            os::special::duplicate(&device).map_err(Error::path("prepare the mount at", &at))?;
         let mut options = fuser::Config::default();
         let (threads, cloned) = os::mount::threads(config.workers);
         options.n_threads = Some(threads);
@@ -136,7 +132,6 @@ impl Mounts {
         options.acl = SessionACL::All;
         let session = Session::from_fd(Fs(core.clone()), device, SessionACL::All, options)
             .map_err(Error::path("agree with the kernel on the mount at", &at))?;
-        core.notices.start(notices).map_err(Error::io("start a thread"))?;
         let thread = thread::Builder::new().name("usrlocal-fs".into()).spawn(move || session.run());
         self.served[place].thread = Some(thread.map_err(Error::io("start a thread"))?);
         let shown = os::special::device_without_asking(&c_path(&at))
@@ -178,7 +173,6 @@ impl Served {
         if !finished {
             os::mount::unmount(&self.at)?;
         }
-        self.core.notices.stop();
         let Some(thread) = self.thread else { return Ok(()) };
         let begun = Instant::now();
         while !thread.is_finished() && begun.elapsed() < END {

@@ -1,7 +1,6 @@
 //! A file or directory of one view, as the kernel knows it.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use fuser::{BackingId, FileType};
@@ -26,7 +25,6 @@ pub(crate) struct Node {
     born: Option<Time>,
     handle: Handle,
     state: Mutex<State>,
-    risen: AtomicBool,
 }
 
 /// What of a node changes.
@@ -62,30 +60,12 @@ impl Node {
         born: Option<Time>,
         handle: Handle,
     ) -> Self {
-        Self {
-            number,
-            view,
-            kind,
-            born,
-            handle,
-            state: Mutex::default(),
-            risen: AtomicBool::new(false),
-        }
+        Self { number, view, kind, born, handle, state: Mutex::default() }
     }
 
     /// Whether it is the top directory of its view.
     pub(crate) fn is_top(&self) -> bool {
         self.number == TOP
-    }
-
-    /// Whether it was renamed to the top from below: its attributes are not to be remembered.
-    pub(crate) fn has_risen(&self) -> bool {
-        self.risen.load(Relaxed)
-    }
-
-    /// It is about to be renamed to the top.
-    pub(crate) fn rises(&self) {
-        self.risen.store(true, Relaxed);
     }
 
     /// Whether the file with `meta` is still this one. Where the filesystem does not know when files were made, handles tell.

@@ -123,11 +123,6 @@ impl Views {
         }
     }
 
-    /// Whether `uid` has an entry.
-    pub(crate) fn has_entry(&self, uid: u32) -> Result<bool> {
-        Ok(self.scoreboard.link(uid)?.is_some())
-    }
-
     /// Forgets what is known of the tree of `uid`: its next access sees the tree with new nodes.
     pub(crate) fn drop_seat(&self, uid: u32) {
         let known = self.seats.read().unwrap_or_else(PoisonError::into_inner).contains_key(&uid);

@@ -93,47 +93,22 @@ impl Call<'_> {
         credentials::as_caller(self.caller, || rustix::fs::unlinkat(&place.fd, &name, flags))
     }
 
-    /// Renames an entry. Where that brings a name to the top, says which: the kernel is to be told of it.
-    pub(crate) fn rename(
-        &self,
-        from: (u64, &OsStr),
-        to: (u64, &OsStr),
-        flags: u32,
-    ) -> Result<Option<CString>> {
+    /// Renames an entry, but not to the top from further below: the kernel would remember the name there for as long as it
+    /// was good below, and show it to the next user. It is as if the top were another filesystem.
+    pub(crate) fn rename(&self, from: (u64, &OsStr), to: (u64, &OsStr), flags: u32) -> Result<()> {
         let (old_name, new_name) = (entry_name(from.1)?, entry_name(to.1)?);
         let (old, new) = (self.place(from.0)?, self.place(to.0)?);
-        if old.node.view.index != new.node.view.index {
-            return Err(Errno::XDEV);
-        }
         let rises = match (old.node.is_top(), new.node.is_top()) {
-            (false, true) => Some((&old, &old_name, &new_name)),
-            (true, false) if os::special::exchanges(flags) => Some((&new, &new_name, &old_name)),
-            _ => None,
+            (false, true) => true,
+            (true, false) => os::special::exchanges(flags),
+            _ => false,
         };
-        if let Some((place, name, _)) = rises {
-            self.prepare_rise(place, name)?;
+        if rises || old.node.view.index != new.node.view.index {
+            return Err(Errno::XDEV);
         }
         credentials::as_caller(self.caller, || {
             os::special::rename((old.fd.as_fd(), &old_name), (new.fd.as_fd(), &new_name), flags)
-        })?;
-        Ok(rises.map(|(.., name)| name.clone()))
-    }
-
-    /// Sees to it that an entry on its way to the top is not taken for another user's, see [`crate::notices`].
-    ///
-    /// A symlink cannot be made safe so, as the kernel remembers where it points without asking for anything: it has to be
-    /// made anew, as if the top were another filesystem.
-    fn prepare_rise(&self, from: &Place, name: &CStr) -> Result<()> {
-        let meta = os::meta::of_entry(from.fd.as_fd(), name)?;
-        if meta.kind() == fuser::FileType::Symlink {
-            return Err(Errno::XDEV);
-        }
-        let number = self.core.nodes.number(&from.node.view, meta.device, meta.inode);
-        if let Ok(node) = self.core.nodes.get(number) {
-            node.rises();
-            self.core.notices.forget_attributes(number);
-        }
-        Ok(())
+        })
     }
 
     fn place(&self, number: u64) -> Result<Place> {

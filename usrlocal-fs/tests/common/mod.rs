@@ -28,6 +28,12 @@ pub const EVE: u32 = 1_200_009;
 /// How long anything may take that is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long random tests are to go on, if longer than usual: `USRLOCAL_FS_SECONDS`.
+pub fn long() -> Option<Duration> {
+    let seconds = std::env::var("USRLOCAL_FS_SECONDS").ok()?;
+    Some(Duration::from_secs_f64(seconds.parse().unwrap()))
+}
+
 /// Whether mounts can be made here; says so if not.
 pub fn can_mount() -> bool {
     let root = rustix::process::geteuid().is_root();
