@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use bstr::{BStr, BString};
 
 use crate::cancel::Cancel;
+pub use crate::carry::{Carrier, Carry};
 use crate::error::{FetchError, SandboxError, StoreError};
 use crate::id::ResultId;
 use crate::log::BuildLog;
@@ -81,6 +82,11 @@ pub trait Store: Send + Sync {
 
     /// Deletes the cache `name`; says whether there was one. Leases that are out are not disturbed.
     fn delete_cache(&self, name: &BStr) -> Result<bool, StoreError>;
+
+    /// How a tree or a lease gets to where a step sees it; by a rename, unless it is on a volume of its own.
+    fn carry(&self) -> Carry {
+        Carry::default()
+    }
 }
 
 /// What a new tree starts as.
@@ -160,7 +166,7 @@ impl fmt::Debug for Snapshot {
 
 /// A private copy of a cache. Dropping it throws the copy away.
 pub trait CacheLease: Send {
-    /// The copy: a directory, free to write, and to rename away and back while the lease lives.
+    /// The copy: a directory, free to write, and to be carried away and back (see [`Store::carry`]) while the lease lives.
     fn dir(&self) -> &Path;
 
     /// Makes the copy the cache's newest version, unless another lease that began from the same version was released

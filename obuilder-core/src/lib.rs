@@ -17,6 +17,7 @@ pub mod manifest;
 
 pub mod cache;
 pub mod cancel;
+pub mod carry;
 pub mod contracts;
 pub mod error;
 pub mod interpreter;

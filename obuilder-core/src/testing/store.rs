@@ -419,10 +419,10 @@ pub fn a_lease_may_be_renamed_away_and_back(open: Open<'_>, dir: &Path) {
     let store = open(dir);
     let lease = store.cache(BStr::new("c")).unwrap();
     let away = dir.join("away");
-    fs::rename(lease.dir(), &away).unwrap();
+    store.carry().carry(lease.dir(), &away).unwrap();
     fs::write(away.join("file"), "x").unwrap();
     open(dir).reconcile(&[]).unwrap();
-    fs::rename(&away, lease.dir()).unwrap();
+    store.carry().bring_back(&away, lease.dir()).unwrap();
     assert!(lease.release().unwrap());
     assert_eq!(cached(&*store, "c").as_deref(), Some("x"));
 }

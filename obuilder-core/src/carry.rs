@@ -1,0 +1,72 @@
+//! Taking a store's directories to where a step sees them.
+
+use std::fmt::Debug;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Takes a directory that a store lent out (the `rootfs` of a pending result, a cache's lease) to another place, and back.
+///
+/// Nobody else uses either path meanwhile, and no process uses the directory.
+pub trait Carrier: Debug + Send + Sync {
+    /// Has the directory `dir` at `to`, where nothing is. What is at `dir` meanwhile is nobody's business.
+    fn carry(&self, dir: &Path, to: &Path) -> io::Result<()>;
+
+    /// Has it at `dir` again, and nothing at `from`.
+    fn bring_back(&self, from: &Path, dir: &Path) -> io::Result<()>;
+
+    /// Whether what is carried is mounted at its place, rather than renamed there.
+    fn mounts(&self) -> bool;
+}
+
+/// The way of a store.
+#[derive(Debug, Clone)]
+pub struct Carry(Arc<dyn Carrier>);
+
+impl Carry {
+    /// That of `carrier`.
+    pub fn new(carrier: impl Carrier + 'static) -> Self {
+        Self(Arc::new(carrier))
+    }
+}
+
+impl Default for Carry {
+    /// Renaming, which never leaves a volume.
+    fn default() -> Self {
+        Self::new(Rename)
+    }
+}
+
+impl PartialEq for Carry {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || !(self.mounts() || other.mounts())
+    }
+}
+
+impl Eq for Carry {}
+
+impl std::ops::Deref for Carry {
+    type Target = dyn Carrier;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+#[derive(Debug)]
+struct Rename;
+
+impl Carrier for Rename {
+    fn carry(&self, dir: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(dir, to)
+    }
+
+    fn bring_back(&self, from: &Path, dir: &Path) -> io::Result<()> {
+        fs::rename(from, dir)
+    }
+
+    fn mounts(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,280 @@
+//! What lies where in a pool.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bstr::BStr;
+use obuilder_core::ResultId;
+use obuilder_core::error::StoreError;
+
+use crate::command::Zfs;
+use crate::lock::Locked;
+use crate::mount::Mounter;
+use crate::names;
+
+/// The newest format of [`Pool`] this program knows.
+const FORMAT: u32 = 1;
+
+/// The snapshot that makes a dataset a result, a kept tree, a cache's version or a base image.
+pub(crate) const SNAPSHOT: &str = "snap";
+
+/// The datasets that everything else lies in.
+const GROUPS: [&str; 7] =
+    ["state", "result", "cache", "cache-tmp", "result-tmp", "failed", "trash"];
+
+/// A pool (or a dataset that stands for one), and where it is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its name, such as `tank`.
+    pub pool: String,
+    /// Its mount point, such as `/tank` or `/Volumes/tank`.
+    pub root: PathBuf,
+}
+
+/// Kinds of what a store keeps for an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    /// A finished result.
+    Result,
+    /// A kept tree of a failed step.
+    Failed,
+}
+
+impl Kind {
+    /// The dataset that holds them.
+    pub(crate) fn group(self) -> &'static str {
+        match self {
+            Kind::Result => "result",
+            Kind::Failed => "failed",
+        }
+    }
+}
+
+/// The pool of a store.
+///
+/// ```text
+/// POOL/state              the index; obuild-format holds the number of this layout; obuild-zfs/ the locks:
+///                           alive/PID-RANDOM  held while a store is open, by which sweepers tell what a killed process left
+///                           pins/KIND-ID      locked shared while pinned, exclusively while deleted; mounts, caches
+///                           kept/ID           there if there may be a kept tree
+/// POOL/result/ID@snap     finished results: rootfs/, log, env. Without the snapshot: what a killed OBuilder left
+///     …/home, …/brew        where the tree is a dataset of its own: shown at rootfs and at rootfs/local
+/// POOL/result-tmp/ID-UNIQUE results being made
+/// POOL/failed/ID@snap     kept trees of failed steps
+/// POOL/cache/c-NAME@snap  newest versions of caches
+/// POOL/cache-tmp/UNIQUE   leased copies
+/// POOL/trash/UNIQUE       deleted; there until nothing is a clone of it any more
+/// POOL/base-image/NAME@snap base images, which others put there
+/// ```
+///
+/// UNIQUE is PID-RANDOM-N. OBuilder's own but for `result-tmp`, `failed` and `trash`, which it leaves alone. Nothing in the groups
+/// but `state` stays mounted: every mount point is a directory of the same name in the group's own dataset.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) zfs: Zfs,
+    pub(crate) mounter: Box<dyn Mounter>,
+    place: Place,
+    opening: String,
+    next: AtomicU64,
+}
+
+impl Pool {
+    /// Opens the store in the pool, or makes an empty one.
+    pub(crate) fn open(
+        zfs: Zfs,
+        mounter: Box<dyn Mounter>,
+        place: Place,
+    ) -> Result<(Self, Locked), StoreError> {
+        let opening = format!("{}-{:08x}", std::process::id(), random());
+        let pool = Self { zfs, mounter, place, opening, next: AtomicU64::new(0) };
+        pool.make_groups()?;
+        pool.check_format()?;
+        for name in ["", "alive", "pins", "kept"] {
+            private_dir(&pool.locks().join(name))?;
+        }
+        let path = pool.alive(&pool.opening);
+        let alive = Locked::shared(&path).map_err(|e| failed("lock", &path, e))?;
+        Ok((pool, alive))
+    }
+
+    /// One look at what is there, then whatever is missing.
+    fn make_groups(&self) -> Result<(), StoreError> {
+        let name = &self.place.pool;
+        let wanted = ["-r", "-d", "1", "-t", "filesystem", "-o", "name,mounted,mountpoint", name];
+        let rows = self.zfs.table(&wanted)?;
+        let found = |dataset: &str| rows.iter().find(|row| row[0] == dataset);
+        let Some(pool) = found(name) else { return Err(self.no_pool()) };
+        if Path::new(&pool[2]) != self.place.root {
+            return Err(self.mounted_elsewhere(&pool[2]));
+        }
+        self.make_mounted(name, Some(pool))?;
+        for group in GROUPS {
+            let dataset = format!("{name}/{group}");
+            self.make_mounted(&dataset, found(&dataset))?;
+            private_dir(&self.place.root.join(group))?;
+        }
+        Ok(())
+    }
+
+    fn make_mounted(&self, dataset: &str, found: Option<&Vec<String>>) -> Result<(), StoreError> {
+        match found {
+            Some(row) if row[1] == "yes" => Ok(()),
+            Some(_) => {
+                let mounted = self.zfs.act(&format!("mount `{dataset}`"), &["mount", dataset]);
+                // Another process may have been faster.
+                mounted.or_else(|error| self.is_mounted(dataset)?.then_some(()).ok_or(error))
+            }
+            None => {
+                let made = self.zfs.act(&format!("create `{dataset}`"), &["create", dataset]);
+                made.or_else(|error| self.is_mounted(dataset)?.then_some(()).ok_or(error))
+            }
+        }
+    }
+
+    fn is_mounted(&self, dataset: &str) -> Result<bool, StoreError> {
+        let rows = self.zfs.table(&["-o", "mounted", dataset])?;
+        Ok(rows.first().is_some_and(|row| row[0] == "yes"))
+    }
+
+    fn no_pool(&self) -> StoreError {
+        let name = &self.place.pool;
+        let what =
+            format!("there is no pool or dataset `{name}`: `zpool create {name} DISK` makes one");
+        StoreError::Failed { action: format!("open the store in `{name}`"), source: what.into() }
+    }
+
+    fn mounted_elsewhere(&self, mountpoint: &str) -> StoreError {
+        let (name, root) = (&self.place.pool, self.place.root.display());
+        let what = format!(
+            "its mount point is `{mountpoint}` and not `{root}`: name the store `zfs:{mountpoint}`, \
+             or `zfs set mountpoint={root} {name}`"
+        );
+        StoreError::Failed { action: format!("open the store in `{name}`"), source: what.into() }
+    }
+
+    fn check_format(&self) -> Result<(), StoreError> {
+        let path = self.state().join("obuild-format");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let new = self.state().join(format!("obuild-format-{}", self.unique()));
+                return fs::write(&new, format!("{FORMAT}\n"))
+                    .and_then(|()| fs::rename(&new, &path))
+                    .map_err(|e| failed("write", &path, e));
+            }
+            Err(error) => return Err(failed("read", &path, error)),
+        };
+        let found = text.trim().parse::<u32>().map_err(|e| StoreError::Failed {
+            action: format!("read the store's format from `{}`", path.display()),
+            source: e.into(),
+        })?;
+        if found > FORMAT {
+            return Err(StoreError::Newer { location: self.location(), found, known: FORMAT });
+        }
+        Ok(())
+    }
+
+    /// As a user names the store.
+    pub(crate) fn location(&self) -> String {
+        let Place { pool, root } = &self.place;
+        if *root == Path::new("/").join(pool) {
+            return format!("zfs:{pool}");
+        }
+        format!("zfs:{}", root.display())
+    }
+
+    /// The pool's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.place.pool
+    }
+
+    /// The dataset at `path` below the pool.
+    pub(crate) fn dataset(&self, path: &str) -> String {
+        format!("{}/{path}", self.place.pool)
+    }
+
+    /// Where the dataset at `path` below the pool is mounted.
+    pub(crate) fn dir(&self, path: &str) -> PathBuf {
+        self.place.root.join(path)
+    }
+
+    /// `path` below the pool of what is kept for `id`.
+    pub(crate) fn of(kind: Kind, id: &ResultId) -> String {
+        format!("{}/{id}", kind.group())
+    }
+
+    /// `path` below the pool of the newest version of the cache `name`.
+    pub(crate) fn cache(name: &BStr) -> String {
+        format!("cache/{}", names::encode(name))
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.place.root.join("state")
+    }
+
+    /// The directory of the locks.
+    pub(crate) fn locks(&self) -> PathBuf {
+        self.place.root.join("state/obuild-zfs")
+    }
+
+    /// The lock that the opening of a store holds.
+    pub(crate) fn alive(&self, opening: &str) -> PathBuf {
+        self.locks().join("alive").join(opening)
+    }
+
+    /// The lock of what is kept for `id`.
+    pub(crate) fn pin(&self, kind: Kind, id: &ResultId) -> PathBuf {
+        self.locks().join("pins").join(format!("{}-{id}", kind.group()))
+    }
+
+    /// Is there if there may be a kept tree of `id`, so that a step that succeeds need not ask.
+    pub(crate) fn kept(&self, id: &ResultId) -> PathBuf {
+        self.locks().join("kept").join(id.as_str())
+    }
+
+    /// A name that no other call has had, and hardly one of another process.
+    pub(crate) fn unique(&self) -> String {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{number}", self.opening)
+    }
+
+    /// Whether the maker of the dataset whose name ends with `-UNIQUE` (or is UNIQUE) has gone.
+    pub(crate) fn is_dead(&self, name: &str) -> io::Result<bool> {
+        let mut parts = name.rsplit('-');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(_), Some(random), Some(pid)) => {
+                Ok(!Locked::is_held(&self.alive(&format!("{pid}-{random}")))?)
+            }
+            _ => Ok(true),
+        }
+    }
+}
+
+/// A number to make names unique; nobody relies on it not being guessed.
+fn random() -> u32 {
+    // Every state is seeded by the operating system.
+    (RandomState::new().hash_one(()) >> 32) as u32
+}
+
+/// The error of failing to `action` the file or directory at `path`.
+pub(crate) fn failed(action: &str, path: &Path, source: io::Error) -> StoreError {
+    StoreError::io(format!("{action} `{}`", path.display()), source)
+}
+
+/// Makes a directory that nobody else may enter, or closes the one that is there.
+pub(crate) fn private_dir(path: &Path) -> Result<(), StoreError> {
+    let made = match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            fs::metadata(path).and_then(|found| match found.permissions().mode() & 0o077 {
+                0 => Ok(()),
+                _ => fs::set_permissions(path, Permissions::from_mode(0o700)),
+            })
+        }
+        made => made,
+    };
+    made.map_err(|e| failed("make", path, e))
+}

@@ -1,0 +1,33 @@
+//! Build results as ZFS datasets, laid out as OBuilder's ZFS stores are: a step costs the same however large its tree is.
+//!
+//! [`ZfsStore::open`] is where to start; `layout` draws what lies in the pool, and `command` is the only place that runs `zfs`.
+//! [`ZfsFetcher`] brings base images that lie in the pool. There is no index in here.
+
+mod command;
+mod names;
+
+mod lock;
+mod mount;
+mod tree;
+
+mod layout;
+mod pin;
+mod trash;
+
+mod cache;
+mod fetcher;
+mod pending;
+mod store;
+mod sweep;
+
+#[cfg(target_os = "linux")]
+#[path = "linux/mod.rs"]
+mod platform;
+#[cfg(target_os = "macos")]
+#[path = "macos/mod.rs"]
+mod platform;
+
+pub use command::ZfsFailed;
+pub use fetcher::ZfsFetcher;
+pub use layout::Place;
+pub use store::{Options, ZfsStore};

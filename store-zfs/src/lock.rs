@@ -1,0 +1,113 @@
+//! Locks that the kernel releases when their process dies: `flock(2)` on files.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+/// A file with a lock, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Locked {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Locked {
+    /// Locks the file at `path` shared, made if it is missing, waiting for an exclusive lock to go.
+    pub(crate) fn shared(path: &Path) -> io::Result<Self> {
+        Ok(Self::lock(path, FlockOperation::LockShared)?.expect("it waits"))
+    }
+
+    /// Locks it exclusively, waiting for others.
+    pub(crate) fn alone(path: &Path) -> io::Result<Self> {
+        Ok(Self::lock(path, FlockOperation::LockExclusive)?.expect("it waits"))
+    }
+
+    /// Locks it exclusively; `None` if anybody holds a lock on it.
+    pub(crate) fn try_alone(path: &Path) -> io::Result<Option<Self>> {
+        Self::lock(path, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Whether somebody holds the file at `path`.
+    pub(crate) fn is_held(path: &Path) -> io::Result<bool> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        match retry(|| rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes the file, which this has alone: nobody waits for it who would not look again.
+    pub(crate) fn remove(self) -> io::Result<()> {
+        std::fs::remove_file(&self.path)
+    }
+
+    /// The path still leads to the locked file when this returns.
+    fn lock(path: &Path, operation: FlockOperation) -> io::Result<Option<Self>> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        loop {
+            let fd = rustix::fs::openat(CWD, path, flags, Mode::RUSR | Mode::WUSR)?;
+            match retry(|| rustix::fs::flock(&fd, operation)) {
+                Ok(()) if leads_to(path, &fd)? => {
+                    return Ok(Some(Self { path: path.to_owned(), fd }));
+                }
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Locked {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn leads_to(path: &Path, fd: impl AsFd) -> io::Result<bool> {
+    let open = rustix::fs::fstat(fd)?;
+    match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(there) => Ok((there.st_dev, there.st_ino) == (open.st_dev, open.st_ino)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn retry(call: impl Fn() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            done => return done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_removed_lock_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let shared = Locked::shared(&path).unwrap();
+        assert!(Locked::try_alone(&path).unwrap().is_none() && Locked::is_held(&path).unwrap());
+        drop(shared);
+        assert!(!Locked::is_held(&path).unwrap());
+        Locked::try_alone(&path).unwrap().unwrap().remove().unwrap();
+        assert!(!Locked::is_held(&path).unwrap() && !path.exists());
+        Locked::shared(&path).unwrap();
+        assert!(path.exists());
+    }
+}

@@ -1,0 +1,153 @@
+//! A result being made.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use obuilder_core::ResultId;
+use obuilder_core::contracts::Pending;
+use obuilder_core::error::StoreError;
+use tree_copy::remove_tree;
+
+use crate::layout::{Kind, Pool, SNAPSHOT, failed};
+use crate::lock::Locked;
+use crate::store::Inner;
+use crate::tree::Children;
+
+/// A clone in `result-tmp`, mounted.
+pub(crate) struct ZfsPending {
+    store: Arc<Inner>,
+    id: ResultId,
+    /// Below the pool; gone once the dataset is somebody else's.
+    path: Option<String>,
+    dir: PathBuf,
+    children: Children,
+}
+
+impl ZfsPending {
+    /// Begins `id` with an empty tree, or with a copy of what is kept for an id.
+    pub(crate) fn begin(
+        store: &Arc<Inner>,
+        id: &ResultId,
+        base: Option<(Kind, &ResultId)>,
+    ) -> Result<Self, StoreError> {
+        let path = format!("result-tmp/{id}-{}", store.pool.unique());
+        let dir = store.pool.dir(&path);
+        // From here on it is discarded if anything fails.
+        let (store, id) = (store.clone(), id.clone());
+        let mut pending = Self { store, id, path: Some(path.clone()), dir, children: Vec::new() };
+        let Some((kind, base)) = base else {
+            pending.children = pending.store.pool.create_tree(&path)?;
+            return Ok(pending);
+        };
+        // A clone holds its origin by itself; until it is there, this does.
+        let _pin = pending.store.pin_lock(kind, base)?;
+        match pending.store.pool.clone_tree(&Pool::of(kind, base), &path)? {
+            Some(children) => pending.children = children,
+            None => {
+                pending.path = None;
+                return Err(StoreError::Missing(base.clone()));
+            }
+        }
+        pending.remove_files_of_base()?;
+        Ok(pending)
+    }
+
+    /// Everything but the tree is the base's own.
+    fn remove_files_of_base(&self) -> Result<(), StoreError> {
+        for entry in fs::read_dir(&self.dir).map_err(|e| failed("list", &self.dir, e))? {
+            let path = entry.map_err(|e| failed("list", &self.dir, e))?.path();
+            if path.file_name().is_some_and(|name| name != "rootfs") {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_whole(&self) -> Result<(), StoreError> {
+        let rootfs = self.dir.join("rootfs");
+        match fs::symlink_metadata(&rootfs) {
+            Ok(meta) if meta.is_dir() => Ok(()),
+            Ok(_) => Err(failed("finish", &rootfs, ErrorKind::NotADirectory.into())),
+            Err(error) => Err(failed("finish", &rootfs, error)),
+        }
+    }
+
+    /// The dataset's path, unmounted and with its snapshot: nothing in it changes any more.
+    fn finish(&self) -> Result<&str, StoreError> {
+        self.check_whole()?;
+        let path = self.path.as_deref().expect("only the end of a pending result takes it");
+        self.store.pool.hide(path, true)?;
+        self.store.pool.snapshot(path, &self.children)?;
+        Ok(path)
+    }
+}
+
+impl Pending for ZfsPending {
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The snapshot is on the disk before the rename, and the rename before the return: a power cut leaves the whole result or
+    /// none.
+    fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
+        let to = Pool::of(Kind::Result, &self.id);
+        let path = self.finish()?;
+        let pool = &self.store.pool;
+        if let Err(error) = pool.rename(path, &to) {
+            let (there, result) = (pool.dataset(&to), format!("{}@{SNAPSHOT}", pool.dataset(&to)));
+            match (pool.zfs.exists(&result)?, pool.zfs.exists(&there)?) {
+                // Another commit came first; dropping this one discards it.
+                (true, _) => return self.store.drop_kept(&self.id),
+                (false, false) => return Err(error),
+                // What a killed OBuilder left.
+                (false, true) => {
+                    self.store.throw_away(&to)?;
+                    pool.rename(path, &to)?;
+                }
+            }
+        }
+        self.path = None;
+        self.store.forget_sizes();
+        self.store.drop_kept(&self.id)
+    }
+
+    fn keep(mut self: Box<Self>) -> Result<(), StoreError> {
+        let to = Pool::of(Kind::Failed, &self.id);
+        let lock = self.store.pool.pin(Kind::Failed, &self.id);
+        // Nobody may begin to look at the older one now.
+        let alone = Locked::try_alone(&lock).map_err(|e| failed("lock", &lock, e))?;
+        let Some(alone) = alone else { return Err(StoreError::InUse(self.id.clone())) };
+        self.finish()?;
+        if self.store.has_kept(&self.id) {
+            self.store.throw_away_kept(&self.id)?;
+        }
+        let path = self.path.as_deref().expect("`finish` leaves it");
+        self.store.mark_kept(&self.id)?;
+        self.store.pool.rename(path, &to)?;
+        self.path = None;
+        self.store.forget_sizes();
+        alone.remove().map_err(|e| failed("remove", &lock, e))
+    }
+
+    fn discard(mut self: Box<Self>) -> Result<(), StoreError> {
+        let path = self.path.take().expect("only the end of a pending result takes it");
+        let pool = &self.store.pool;
+        pool.hide(&path, true).and_then(|()| pool.destroy(&path))
+    }
+}
+
+impl Drop for ZfsPending {
+    fn drop(&mut self) {
+        if let Some(path) = self.path.take() {
+            self.store.trash.throw(path);
+        }
+    }
+}
+
+/// Removes a file or a tree.
+pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
+    let action = || format!("remove `{}`", path.display());
+    remove_tree(path).map_err(|e| StoreError::Failed { action: action(), source: e.into() })
+}

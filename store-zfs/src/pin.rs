@@ -1,0 +1,100 @@
+//! Pinned results: mounted to be read while anybody, in whatever process, holds one.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+
+use obuilder_core::ResultId;
+use obuilder_core::error::StoreError;
+
+use crate::layout::{Kind, failed};
+use crate::lock::Locked;
+use crate::store::Inner;
+
+/// Something that is kept, mounted and safe from deletion as long as this lives.
+pub(crate) struct Pin {
+    store: Arc<Inner>,
+    kind: Kind,
+    id: ResultId,
+    /// Gone only while this is dropped.
+    lock: Option<Locked>,
+}
+
+impl Inner {
+    /// Pins what is kept for `id`, if there is anything.
+    pub(crate) fn pin(
+        self: &Arc<Self>,
+        kind: Kind,
+        id: &ResultId,
+    ) -> Result<Option<Arc<Pin>>, StoreError> {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pin) = pins.get(&(kind, id.clone())).and_then(std::sync::Weak::upgrade) {
+            return Ok(Some(pin));
+        }
+        let lock = self.pin_lock(kind, id)?;
+        let pin = Pin { store: self.clone(), kind, id: id.clone(), lock: Some(lock) };
+        if !pin.show()? {
+            return Ok(None);
+        }
+        let pin = Arc::new(pin);
+        pins.retain(|_, pin| pin.strong_count() > 0);
+        pins.insert((kind, id.clone()), Arc::downgrade(&pin));
+        Ok(Some(pin))
+    }
+
+    /// Keeps what there may be of `id` from being deleted.
+    pub(crate) fn pin_lock(&self, kind: Kind, id: &ResultId) -> Result<Locked, StoreError> {
+        let path = self.pool.pin(kind, id);
+        Locked::shared(&path).map_err(|e| failed("lock", &path, e))
+    }
+
+    /// Held while mounts of results, which processes share, come and go.
+    pub(crate) fn mounts_lock(&self) -> Result<Locked, StoreError> {
+        let path = self.pool.locks().join("mounts");
+        Locked::alone(&path).map_err(|e| failed("lock", &path, e))
+    }
+}
+
+impl Pin {
+    /// Where it is mounted.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.store.pool.dir(&self.path())
+    }
+
+    fn path(&self) -> String {
+        crate::layout::Pool::of(self.kind, &self.id)
+    }
+
+    fn show(&self) -> Result<bool, StoreError> {
+        let _lock = self.store.mounts_lock()?;
+        if self.store.pool.is_shown(&self.path())? {
+            return Ok(true);
+        }
+        Ok(self.store.pool.show(&self.path(), true)?.is_some())
+    }
+
+    /// Whoever lets go last unmounts it.
+    fn let_go(&mut self) -> Result<(), StoreError> {
+        let path = self.store.pool.pin(self.kind, &self.id);
+        let _lock = self.store.mounts_lock()?;
+        drop(self.lock.take());
+        let Some(alone) = Locked::try_alone(&path).map_err(|e| failed("lock", &path, e))? else {
+            return Ok(());
+        };
+        if self.store.pool.is_shown(&self.path())? {
+            self.store.hide_kept(self.kind, &self.id)?;
+        }
+        alone.remove().map_err(|e| failed("remove", &path, e))
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        if let Err(error) = self.let_go() {
+            // The next start unmounts it.
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "failed to let go of a result"
+            );
+        }
+    }
+}

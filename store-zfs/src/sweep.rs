@@ -1,0 +1,131 @@
+//! Removes what killed processes left, and compares the store with its index.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use obuilder_core::ResultId;
+use obuilder_core::contracts::Reconciled;
+use obuilder_core::error::StoreError;
+
+use crate::layout::{Kind, Pool, failed};
+use crate::lock::Locked;
+use crate::store::{Inner, kept_in};
+
+/// See [`obuilder_core::Store::reconcile`]. One look at the pool is all it takes if there is nothing to sweep.
+pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled, StoreError> {
+    let pool = &store.pool;
+    let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name,used", pool.name()];
+    let rows = pool.zfs.table(&wanted)?;
+    let mut found = Reconciled::default();
+    for group in ["result-tmp", "cache-tmp", "trash"] {
+        for name in names_in(&rows, &pool.dataset(group)) {
+            note(&format!("{group}/{name}"), sweep_dead(store, group, name), &mut found.swept);
+        }
+    }
+    let there: HashSet<_> = kept_in(&rows, &pool.dataset("result")).into_keys().collect();
+    for name in names_in(&rows, &pool.dataset("result")) {
+        if ResultId::parse(name).is_some_and(|id| !there.contains(&id)) {
+            note(&format!("result/{name}"), sweep_half_made(store, name), &mut found.swept);
+        }
+    }
+    for kind in [Kind::Result, Kind::Failed] {
+        sweep_mounts(store, kind)?;
+    }
+    mark_kept(store, &kept_in(&rows, &pool.dataset("failed")).into_keys().collect())?;
+    sweep_locks(pool)?;
+    let known: HashSet<_> = known.iter().cloned().collect();
+    found.unknown = there.difference(&known).cloned().collect();
+    found.missing = known.difference(&there).cloned().collect();
+    found.unknown.sort_unstable();
+    found.missing.sort_unstable();
+    Ok(found)
+}
+
+/// Names of the datasets right below `group`.
+fn names_in<'a>(rows: &'a [Vec<String>], group: &str) -> Vec<&'a str> {
+    let below = |row: &'a Vec<String>| row[0].strip_prefix(group)?.strip_prefix('/');
+    rows.iter().filter_map(below).filter(|name| !name.contains(['/', '@'])).collect()
+}
+
+/// What its maker has left, or could not destroy.
+fn sweep_dead(store: &Inner, group: &str, name: &str) -> Result<bool, StoreError> {
+    let locks = store.pool.locks();
+    if !store.pool.is_dead(name).map_err(|e| failed("look at the locks in", &locks, e))? {
+        return Ok(false);
+    }
+    store.trash.throw(format!("{group}/{name}"));
+    Ok(group != "trash")
+}
+
+/// An OBuilder that was killed has left a result without its snapshot; one that runs has its log open, so that it is busy. Ours
+/// are made elsewhere.
+fn sweep_half_made(store: &Inner, name: &str) -> Result<bool, StoreError> {
+    let path = format!("result/{name}");
+    // Another process may have made it since we looked.
+    if store.pool.zfs.exists(&store.pool.dataset(&format!("{path}@{}", crate::layout::SNAPSHOT)))? {
+        return Ok(false);
+    }
+    store.pool.hide(&path, false)?;
+    store.throw_away(&path).map(|()| true)
+}
+
+/// Unmounts results that a killed process had pinned.
+fn sweep_mounts(store: &Inner, kind: Kind) -> Result<(), StoreError> {
+    let dir = store.pool.dir(kind.group());
+    let ids: Vec<_> = entries(&dir)?.iter().filter_map(|name| ResultId::parse(name)).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let _lock = store.mounts_lock()?;
+    for id in ids {
+        let path = store.pool.pin(kind, &id);
+        let alone = Locked::try_alone(&path).map_err(|e| failed("lock", &path, e))?;
+        if let Some(alone) = alone {
+            store.hide_kept(kind, &id)?;
+            alone.remove().map_err(|e| failed("remove", &path, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// A kill may have come between a kept tree and its mark.
+fn mark_kept(store: &Inner, there: &HashSet<ResultId>) -> Result<(), StoreError> {
+    let marks = store.pool.locks().join("kept");
+    let marked: HashSet<_> =
+        entries(&marks)?.iter().filter_map(|name| ResultId::parse(name)).collect();
+    there.difference(&marked).try_for_each(|id| store.mark_kept(id))
+}
+
+/// Locks of openings that have ended.
+fn sweep_locks(pool: &Pool) -> Result<(), StoreError> {
+    let dir = pool.locks().join("alive");
+    for name in entries(&dir)? {
+        let path = dir.join(name);
+        let gone = Locked::try_alone(&path).and_then(|alone| alone.map_or(Ok(()), Locked::remove));
+        gone.map_err(|e| failed("remove", &path, e))?;
+    }
+    Ok(())
+}
+
+fn entries(dir: &Path) -> Result<Vec<String>, StoreError> {
+    let names = fs::read_dir(dir).and_then(|entries| {
+        let name =
+            |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+        entries.map(name).collect::<io::Result<Vec<_>>>()
+    });
+    names.map_err(|e| failed("list", dir, e))
+}
+
+/// What cannot be swept only takes up room; it must not keep the store from opening.
+fn note(path: &str, done: Result<bool, StoreError>, swept: &mut Vec<String>) {
+    match done {
+        Ok(true) => swept.push(path.to_owned()),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "failed to sweep what a killed process left"
+        ),
+    }
+}
