@@ -10,10 +10,11 @@ use std::sync::Arc;
 ///
 /// Nobody else uses either path meanwhile, and no process uses the directory.
 pub trait Carrier: Debug + Send + Sync {
-    /// Has the directory `dir` at `to`, where nothing is. What is at `dir` meanwhile is nobody's business.
+    /// Has the directory `dir` at `to`: a directory, which is hidden meanwhile, if this mounts, else nothing. What is at `dir`
+    /// meanwhile is nobody's business.
     fn carry(&self, dir: &Path, to: &Path) -> io::Result<()>;
 
-    /// Has it at `dir` again, and nothing at `from`.
+    /// Has it at `dir` again, and at `from` what was there before.
     fn bring_back(&self, from: &Path, dir: &Path) -> io::Result<()>;
 
     /// Whether what is carried is mounted at its place, rather than renamed there.
@@ -28,6 +29,24 @@ impl Carry {
     /// That of `carrier`.
     pub fn new(carrier: impl Carrier + 'static) -> Self {
         Self(Arc::new(carrier))
+    }
+
+    /// Has the directory `dir` at `to`, where nothing is, whichever way that is done.
+    pub fn away(&self, dir: &Path, to: &Path) -> io::Result<()> {
+        if !self.mounts() {
+            return self.carry(dir, to);
+        }
+        fs::create_dir(to)?;
+        self.carry(dir, to).inspect_err(|_| {
+            // It is empty, and would be in the way of the next.
+            let _ = fs::remove_dir(to);
+        })
+    }
+
+    /// Has it at `dir` again, and nothing at `from`.
+    pub fn home(&self, from: &Path, dir: &Path) -> io::Result<()> {
+        self.bring_back(from, dir)?;
+        if self.mounts() { fs::remove_dir(from) } else { Ok(()) }
     }
 }
 

@@ -192,8 +192,8 @@ pub fn commits_of_one_id_at_once_leave_one_result(open: Open<'_>, dir: &Path) {
             });
         }
     });
-    let made = result(&*store, "a").rootfs();
-    assert_eq!(read(made.join("1")), read(made.join("2")));
+    let made = result(&*store, "a");
+    assert_eq!(read(made.rootfs().join("1")), read(made.rootfs().join("2")));
 }
 
 /// Neither a dropped nor a discarded tree is ever found.
@@ -419,10 +419,10 @@ pub fn a_lease_may_be_renamed_away_and_back(open: Open<'_>, dir: &Path) {
     let store = open(dir);
     let lease = store.cache(BStr::new("c")).unwrap();
     let away = dir.join("away");
-    store.carry().carry(lease.dir(), &away).unwrap();
+    store.carry().away(lease.dir(), &away).unwrap();
     fs::write(away.join("file"), "x").unwrap();
     open(dir).reconcile(&[]).unwrap();
-    store.carry().bring_back(&away, lease.dir()).unwrap();
+    store.carry().home(&away, lease.dir()).unwrap();
     assert!(lease.release().unwrap());
     assert_eq!(cached(&*store, "c").as_deref(), Some("x"));
 }

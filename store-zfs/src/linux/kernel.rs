@@ -72,15 +72,19 @@ fn unmount_one(at: &Path, force: bool) -> Result<(), StoreError> {
     unmount_patiently(at, force).map_err(|e| failed("unmount", at, e))
 }
 
-/// What nothing is mounted at is unmounted.
+/// What nothing is mounted at is unmounted. What is in use goes out of sight if `force`d, with everything in it written: somebody
+/// still reads the log of a step, say.
 fn unmount_patiently(at: &Path, force: bool) -> io::Result<()> {
     let plain = || match umount2(at, MntFlags::UMOUNT_NOFOLLOW) {
         Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
         done => Ok(done?),
     };
-    match patiently(plain) {
-        Err(error) if force && error.kind() == io::ErrorKind::ResourceBusy => {
-            tracing::warn!(at = %at.display(), "unmounting what is in use");
+    if !force {
+        return patiently(plain);
+    }
+    match plain() {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            rustix::fs::syncfs(fs::File::open(at)?)?;
             Ok(umount2(at, MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH)?)
         }
         done => done,
@@ -93,18 +97,19 @@ struct Bind;
 
 impl Carrier for Bind {
     fn carry(&self, dir: &Path, to: &Path) -> io::Result<()> {
-        fs::create_dir(to)?;
-        let bound = mount(Some(dir), to, None::<&str>, MsFlags::MS_BIND, None::<&str>);
-        bound.map_err(|error| {
-            // It is empty, and in the way of the next.
-            let _ = fs::remove_dir(to);
+        let set = |from: Option<&Path>, flags: MsFlags| {
+            mount(from, to, None::<&str>, flags | MsFlags::MS_REC, None::<&str>)
+        };
+        set(Some(dir), MsFlags::MS_BIND)?;
+        // Or what is unmounted there would be unmounted here too.
+        set(None, MsFlags::MS_PRIVATE).map_err(|error| {
+            let _ = umount2(to, MntFlags::MNT_DETACH);
             error.into()
         })
     }
 
     fn bring_back(&self, from: &Path, _: &Path) -> io::Result<()> {
-        unmount_patiently(from, true)?;
-        fs::remove_dir(from)
+        unmount_patiently(from, true)
     }
 
     fn mounts(&self) -> bool {

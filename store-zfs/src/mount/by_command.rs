@@ -1,7 +1,6 @@
 //! Mounting by `zfs mount`, which works wherever `zfs` does, and takes several commands for what the kernel does in one call.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -113,8 +112,8 @@ impl SetMountpoint {
         let zfs = Zfs::new(&self.program, &self.place.pool);
         let (dataset, sister) = self.datasets(dir)?;
         let sister = match sister {
-            Some(sister) if zfs.exists(&sister).map_err(io::Error::other)? => Some(sister),
-            _ => None,
+            Some(sister) => find(&zfs, &sister).map_err(io::Error::other)?.into_iter().next(),
+            None => None,
         };
         let act = |arguments: &[&str]| {
             zfs.act_patiently("carry a tree", arguments, || true).map_err(io::Error::other)
@@ -122,15 +121,15 @@ impl SetMountpoint {
         let set = |path: PathBuf, dataset: &str| {
             act(&["set", &format!("mountpoint={}", path.to_string_lossy()), dataset])
         };
-        if let Some(sister) = &sister {
-            act(&["unmount", sister])?;
+        if let Some(sister) = sister.as_ref().filter(|sister| sister.mounted) {
+            act(&["unmount", &sister.name])?;
         }
         set(at.to_owned(), &dataset)?;
         let Some(sister) = sister else { return Ok(()) };
         let [(_, rootfs), (_, local)] = CHILDREN;
         let below = local.strip_prefix(rootfs).unwrap_or(local).trim_start_matches('/');
-        set(at.join(below), &sister)?;
-        act(&["mount", &sister])
+        set(at.join(below), &sister.name)?;
+        act(&["mount", &sister.name])
     }
 }
 
@@ -143,12 +142,8 @@ impl Carrier for SetMountpoint {
         self.move_to(dir, to)
     }
 
-    fn bring_back(&self, from: &Path, dir: &Path) -> io::Result<()> {
-        self.move_to(dir, dir)?;
-        match fs::remove_dir(from) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+    fn bring_back(&self, _: &Path, dir: &Path) -> io::Result<()> {
+        self.move_to(dir, dir)
     }
 
     fn mounts(&self) -> bool {
