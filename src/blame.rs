@@ -7,6 +7,8 @@ use obuilder_core::cache::{CacheError, StepFailure};
 use obuilder_core::error::{FetchError, SandboxError, StoreError};
 use obuilder_core::interpreter::{self, BuildError};
 
+use store_zfs::ZfsFailed;
+
 use crate::error::{CommandError, Kind};
 
 impl From<BuildError> for CommandError {
@@ -118,7 +120,10 @@ fn store_hint(error: &StoreError) -> Option<String> {
         StoreError::Full { .. } => MAKE_ROOM,
         StoreError::NotWritable { .. } => "choose another store with --store, or become its owner",
         StoreError::Newer { .. } => "use the version of obuild that made it, or another --store",
-        StoreError::Missing(_) | StoreError::Failed { .. } => return None,
+        StoreError::Failed { source, .. } => {
+            return Some(source.downcast_ref::<ZfsFailed>()?.remedy.clone());
+        }
+        StoreError::Missing(_) => return None,
     };
     Some(hint.to_owned())
 }

@@ -4,41 +4,63 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use obuilder_core::cache::ResultCache;
+use obuilder_core::contracts::Carry;
 use obuilder_core::interpreter::Builder;
 use obuilder_core::{Fetcher, Sandbox, Store};
 
 use fetch_dir::DirFetcher;
 use sandbox_macos::{BuildUserSandbox, Config, Fuse};
 use store_rsync::RsyncStore;
+use store_zfs::{Options, ZfsFetcher, ZfsStore};
 
 use crate::error::CommandError;
+use crate::images::Images;
 use crate::output;
 use crate::settings::Settings;
 
 /// Opens the store and its cache, and tells the user what that put in order.
 pub(crate) fn cache(settings: &Settings) -> Result<Arc<ResultCache>, CommandError> {
-    let store = store(settings)?;
+    Ok(cache_and_images(settings)?.0)
+}
+
+fn cache_and_images(
+    settings: &Settings,
+) -> Result<(Arc<ResultCache>, Option<ZfsFetcher>), CommandError> {
+    let (store, images) = store(settings)?;
     let (cache, opened) = ResultCache::open(store)?;
     opened.notes.iter().for_each(|text| output::note("note", text));
-    Ok(cache)
+    Ok((cache, images))
 }
 
-/// Opens the store alone.
-pub(crate) fn store(settings: &Settings) -> Result<Arc<dyn Store>, CommandError> {
-    let path = settings.store()?.path;
-    Ok(Arc::new(RsyncStore::open(&path, settings.rsync_mode()?)?))
+/// Opens the store alone, and the base images that lie in it, if it can have any.
+fn store(settings: &Settings) -> Result<(Arc<dyn Store>, Option<ZfsFetcher>), CommandError> {
+    let url = settings.store()?;
+    let Some(place) = url.pool else {
+        return Ok((Arc::new(RsyncStore::open(&url.path, settings.rsync_mode()?)?), None));
+    };
+    let store = ZfsStore::open(place, &Options::default())?;
+    let images = ZfsFetcher::new(&store);
+    Ok((Arc::new(store), Some(images)))
 }
 
-/// Makes the sandbox.
-pub(crate) fn sandbox(settings: &Settings) -> Result<Arc<dyn Sandbox>, CommandError> {
-    Ok(Arc::new(build_user_sandbox(settings, Vec::new())?))
+/// Makes the sandbox, for trees of `cache`.
+pub(crate) fn sandbox(
+    settings: &Settings,
+    cache: &ResultCache,
+) -> Result<Arc<dyn Sandbox>, CommandError> {
+    Ok(Arc::new(sandbox_for(settings, Vec::new(), cache.store().carry())?))
 }
 
 /// Makes the sandbox, as what it is. Steps do not see `secret` files, nor the store. (The caller's home, with keys
 /// and the like, the sandbox hides by itself; the configuration file says nothing that steps may not know.)
-pub(crate) fn build_user_sandbox(
+pub(crate) fn build_user_sandbox(settings: &Settings) -> Result<BuildUserSandbox, CommandError> {
+    sandbox_for(settings, Vec::new(), Carry::default())
+}
+
+fn sandbox_for(
     settings: &Settings,
     secret: Vec<PathBuf>,
+    carry: Carry,
 ) -> Result<BuildUserSandbox, CommandError> {
     let mut hidden = secret;
     hidden.push(settings.store()?.path);
@@ -47,7 +69,8 @@ pub(crate) fn build_user_sandbox(
     }
     let (users, isolation, limits) = (settings.users()?, settings.isolation(), settings.limits());
     let fuse = settings.fuse().map(served_by_ourselves).transpose()?;
-    let config = Config { users, hidden, isolation, limits, fuse, ..Config::new(settings.home()) };
+    let config =
+        Config { users, hidden, isolation, limits, fuse, carry, ..Config::new(settings.home()) };
     Ok(BuildUserSandbox::new(config)?)
 }
 
@@ -61,16 +84,21 @@ fn served_by_ourselves(mount: PathBuf) -> Result<Fuse, CommandError> {
 
 /// Everything a build needs, in which steps do not see `secret` files; what a killed one has left running is ended.
 pub(crate) fn builder(settings: &Settings, secret: Vec<PathBuf>) -> Result<Builder, CommandError> {
-    let cache = cache(settings)?;
-    let sandbox = build_user_sandbox(settings, secret)?;
+    let (cache, images) = cache_and_images(settings)?;
+    let sandbox = sandbox_for(settings, secret, cache.store().carry())?;
     sandbox.recover()?;
-    let fetcher: Arc<dyn Fetcher> = Arc::new(DirFetcher::new(settings.image_dirs()));
+    let dirs = DirFetcher::new(settings.image_dirs());
+    let fetcher: Arc<dyn Fetcher> = Arc::new(Images::new(images, dirs));
     Ok(Builder { cache, sandbox: Arc::new(sandbox), fetcher })
 }
 
 /// Says where the store is and how trees get into it.
 pub(crate) fn describe_store(settings: &Settings) -> Result<String, CommandError> {
-    let path = settings.store()?.path;
-    let store = RsyncStore::open(&path, settings.rsync_mode()?)?;
+    let url = settings.store()?;
+    if let Some(place) = url.pool {
+        let store = ZfsStore::open(place, &Options::default())?;
+        return Ok(format!("{}, {}", store.location(), store.mode()));
+    }
+    let store = RsyncStore::open(&url.path, settings.rsync_mode()?)?;
     Ok(format!("{}, mode {}", store.location(), store.mode()))
 }
