@@ -12,8 +12,8 @@ use tree_copy::{Options, copy_tree};
 
 use crate::layout::{SNAPSHOT, failed};
 use crate::mount::CHILDREN;
-use crate::pending::remove;
 use crate::store::{Inner, ZfsStore};
+use crate::tree::remove;
 
 /// Base images from `POOL/base-image/NAME@snap`. What it has below it as `home` is the image's tree, and `brew` the tree's `local`;
 /// without a `home`, `rootfs` in it or else all of it is the tree.

@@ -11,7 +11,7 @@ use bstr::BStr;
 use obuilder_core::ResultId;
 use obuilder_core::error::StoreError;
 
-use crate::command::Zfs;
+use crate::command::{Zfs, ZfsFailed};
 use crate::lock::Locked;
 use crate::mount::Mounter;
 use crate::names;
@@ -61,6 +61,7 @@ impl Kind {
 ///                           alive/PID-RANDOM  held while a store is open, by which sweepers tell what a killed process left
 ///                           pins/KIND-ID      locked shared while pinned, exclusively while deleted; mounts, caches
 ///                           kept/ID           there if there may be a kept tree
+///                           made/ID-UNIQUE    the log of a result being made, whose tree is mounted in there as rootfs; on a Mac alone
 /// POOL/result/ID@snap     finished results: rootfs/, log, env. Without the snapshot: what a killed OBuilder left
 ///     …/home, …/brew        where the tree is a dataset of its own: shown at rootfs and at rootfs/local
 /// POOL/result-tmp/ID-UNIQUE results being made
@@ -93,7 +94,7 @@ impl Pool {
         let pool = Self { zfs, mounter, place, opening, next: AtomicU64::new(0) };
         pool.make_groups()?;
         pool.check_format()?;
-        for name in ["", "alive", "pins", "kept"] {
+        for name in ["", "alive", "pins", "kept", "made"] {
             private_dir(&pool.locks().join(name))?;
         }
         let path = pool.alive(&pool.opening);
@@ -105,13 +106,16 @@ impl Pool {
     fn make_groups(&self) -> Result<(), StoreError> {
         let name = &self.place.pool;
         let wanted = ["-r", "-d", "1", "-t", "filesystem", "-o", "name,mounted,mountpoint", name];
-        let rows = self.zfs.table(&wanted)?;
+        let rows = self.zfs.run(&[&["list", "-Hp"][..], &wanted].concat());
+        let rows = rows.map_err(|failed| self.no_pool(failed))?;
+        let rows: Vec<Vec<_>> =
+            rows.lines().map(|row| row.split('\t').map(str::to_owned).collect()).collect();
         let found = |dataset: &str| rows.iter().find(|row| row[0] == dataset);
-        let Some(pool) = found(name) else { return Err(self.no_pool()) };
-        if Path::new(&pool[2]) != self.place.root {
-            return Err(self.mounted_elsewhere(&pool[2]));
+        let pool = found(name);
+        if let Some(row) = pool.filter(|row| Path::new(&row[2]) != self.place.root) {
+            return Err(self.mounted_elsewhere(&row[2]));
         }
-        self.make_mounted(name, Some(pool))?;
+        self.make_mounted(name, pool)?;
         for group in GROUPS {
             let dataset = format!("{name}/{group}");
             self.make_mounted(&dataset, found(&dataset))?;
@@ -140,11 +144,18 @@ impl Pool {
         Ok(rows.first().is_some_and(|row| row[0] == "yes"))
     }
 
-    fn no_pool(&self) -> StoreError {
+    /// That `zfs` knows nothing of the pool; that there is no `zfs` it says itself.
+    fn no_pool(&self, failed: ZfsFailed) -> StoreError {
         let name = &self.place.pool;
-        let what =
-            format!("there is no pool or dataset `{name}`: `zpool create {name} DISK` makes one");
-        StoreError::Failed { action: format!("open the store in `{name}`"), source: what.into() }
+        let remedy = match failed.stderr.is_empty() {
+            true => failed.remedy,
+            false => format!(
+                "`zpool import` lists pools that can be had; `zpool create {name} DISK` makes one, \
+                 `zfs create {name}` a dataset in one"
+            ),
+        };
+        let action = format!("open the store in `{name}`");
+        StoreError::Failed { action, source: ZfsFailed { remedy, ..failed }.into() }
     }
 
     fn mounted_elsewhere(&self, mountpoint: &str) -> StoreError {
@@ -234,6 +245,12 @@ impl Pool {
     /// Is there if there may be a kept tree of `id`, so that a step that succeeds need not ask.
     pub(crate) fn kept(&self, id: &ResultId) -> PathBuf {
         self.locks().join("kept").join(id.as_str())
+    }
+
+    /// Where the tree at `path` below the pool is worked in, if it is a dataset of its own.
+    pub(crate) fn made(&self, path: &str) -> PathBuf {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        self.locks().join("made").join(name)
     }
 
     /// A name that no other call has had, and hardly one of another process.

@@ -2,18 +2,17 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use obuilder_core::ResultId;
 use obuilder_core::contracts::Pending;
 use obuilder_core::error::StoreError;
-use tree_copy::remove_tree;
 
 use crate::layout::{Kind, Pool, SNAPSHOT, failed};
 use crate::lock::Locked;
 use crate::store::Inner;
-use crate::tree::Children;
+use crate::tree::Work;
 
 /// A clone in `result-tmp`, mounted.
 pub(crate) struct ZfsPending {
@@ -21,8 +20,7 @@ pub(crate) struct ZfsPending {
     id: ResultId,
     /// Below the pool; gone once the dataset is somebody else's.
     path: Option<String>,
-    dir: PathBuf,
-    children: Children,
+    work: Work,
 }
 
 impl ZfsPending {
@@ -33,40 +31,27 @@ impl ZfsPending {
         base: Option<(Kind, &ResultId)>,
     ) -> Result<Self, StoreError> {
         let path = format!("result-tmp/{id}-{}", store.pool.unique());
-        let dir = store.pool.dir(&path);
         // From here on it is discarded if anything fails.
         let (store, id) = (store.clone(), id.clone());
-        let mut pending = Self { store, id, path: Some(path.clone()), dir, children: Vec::new() };
+        let mut pending = Self { store, id, path: Some(path.clone()), work: Work::default() };
         let Some((kind, base)) = base else {
-            pending.children = pending.store.pool.create_tree(&path)?;
+            pending.work = pending.store.pool.create_tree(&path)?;
             return Ok(pending);
         };
         // A clone holds its origin by itself; until it is there, this does.
         let _pin = pending.store.pin_lock(kind, base)?;
         match pending.store.pool.clone_tree(&Pool::of(kind, base), &path)? {
-            Some(children) => pending.children = children,
+            Some(work) => pending.work = work,
             None => {
                 pending.path = None;
                 return Err(StoreError::Missing(base.clone()));
             }
         }
-        pending.remove_files_of_base()?;
         Ok(pending)
     }
 
-    /// Everything but the tree is the base's own.
-    fn remove_files_of_base(&self) -> Result<(), StoreError> {
-        for entry in fs::read_dir(&self.dir).map_err(|e| failed("list", &self.dir, e))? {
-            let path = entry.map_err(|e| failed("list", &self.dir, e))?.path();
-            if path.file_name().is_some_and(|name| name != "rootfs") {
-                remove(&path)?;
-            }
-        }
-        Ok(())
-    }
-
     fn check_whole(&self) -> Result<(), StoreError> {
-        let rootfs = self.dir.join("rootfs");
+        let rootfs = self.work.dir.join("rootfs");
         match fs::symlink_metadata(&rootfs) {
             Ok(meta) if meta.is_dir() => Ok(()),
             Ok(_) => Err(failed("finish", &rootfs, ErrorKind::NotADirectory.into())),
@@ -74,19 +59,25 @@ impl ZfsPending {
         }
     }
 
+    /// The dataset has got its name, under which it is nobody's.
+    fn taken(&mut self) -> Result<(), StoreError> {
+        let path = self.path.take().expect("only the end of a pending result takes it");
+        self.store.forget_sizes();
+        self.store.pool.remove_made(&path)
+    }
+
     /// The dataset's path, unmounted and with its snapshot: nothing in it changes any more.
     fn finish(&self) -> Result<&str, StoreError> {
         self.check_whole()?;
         let path = self.path.as_deref().expect("only the end of a pending result takes it");
-        self.store.pool.hide(path, true)?;
-        self.store.pool.snapshot(path, &self.children)?;
+        self.store.pool.finish(path, &self.work)?;
         Ok(path)
     }
 }
 
 impl Pending for ZfsPending {
     fn dir(&self) -> &Path {
-        &self.dir
+        &self.work.dir
     }
 
     /// The snapshot is on the disk before the rename, and the rename before the return: a power cut leaves the whole result or
@@ -108,8 +99,7 @@ impl Pending for ZfsPending {
                 }
             }
         }
-        self.path = None;
-        self.store.forget_sizes();
+        self.taken()?;
         self.store.drop_kept(&self.id)
     }
 
@@ -126,15 +116,15 @@ impl Pending for ZfsPending {
         let path = self.path.as_deref().expect("`finish` leaves it");
         self.store.mark_kept(&self.id)?;
         self.store.pool.rename(path, &to)?;
-        self.path = None;
-        self.store.forget_sizes();
+        self.taken()?;
         alone.remove().map_err(|e| failed("remove", &lock, e))
     }
 
     fn discard(mut self: Box<Self>) -> Result<(), StoreError> {
         let path = self.path.take().expect("only the end of a pending result takes it");
         let pool = &self.store.pool;
-        pool.hide(&path, true).and_then(|()| pool.destroy(&path))
+        pool.hide(&path, true)?;
+        pool.remove_made(&path).and_then(|()| pool.destroy(&path))
     }
 }
 
@@ -144,10 +134,4 @@ impl Drop for ZfsPending {
             self.store.trash.throw(path);
         }
     }
-}
-
-/// Removes a file or a tree.
-pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
-    let action = || format!("remove `{}`", path.display());
-    remove_tree(path).map_err(|e| StoreError::Failed { action: action(), source: e.into() })
 }

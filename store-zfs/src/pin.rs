@@ -80,8 +80,11 @@ impl Pin {
         let Some(alone) = Locked::try_alone(&path).map_err(|e| failed("lock", &path, e))? else {
             return Ok(());
         };
-        if self.store.pool.is_shown(&self.path())? {
-            self.store.hide_kept(self.kind, &self.id)?;
+        if self.store.pool.is_shown(&self.path())?
+            && let Err(error) = self.store.hide_kept(self.kind, &self.id)
+        {
+            // Somebody still reads its log. The next to let go of it, or the next start, unmounts it.
+            tracing::debug!(error = &error as &dyn std::error::Error, "a result stays mounted");
         }
         alone.remove().map_err(|e| failed("remove", &path, e))
     }

@@ -63,6 +63,8 @@ fn start(pool: Arc<Pool>) -> Worker {
         for one in received {
             work(&pool, one, &mut stuck);
         }
+        // What kept them may have ended meanwhile.
+        stuck.retain(|path| !destroy(&pool, path));
         drop(alive);
     };
     // Without a thread the channel has no receiver, and `throw` destroys by itself.
@@ -90,7 +92,7 @@ fn work(pool: &Pool, path: String, stuck: &mut Vec<String>) {
 
 /// Says whether it has gone.
 fn destroy(pool: &Pool, path: &str) -> bool {
-    let hidden = pool.hide(path, true);
+    let hidden = pool.hide(path, true).and_then(|()| pool.remove_made(path));
     let done = hidden.and_then(|()| match pool.destroy(path) {
         Err(error) => {
             // A version of a cache that the next one is a clone of.

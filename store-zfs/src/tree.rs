@@ -1,16 +1,27 @@
 //! Trees: a dataset with its children, mounted together.
 
+use std::ffi::OsString;
 use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 
 use obuilder_core::error::StoreError;
+use tree_copy::remove_tree;
 
 use crate::layout::{Pool, SNAPSHOT, failed};
 use crate::mount::CHILDREN;
 
 /// What a dataset at a path below the pool has below it: indices into [`CHILDREN`].
 pub(crate) type Children = Vec<usize>;
+
+/// A tree that is worked in.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    /// Where it is, as `rootfs`.
+    pub(crate) dir: PathBuf,
+    /// What its dataset has below it.
+    pub(crate) children: Children,
+}
 
 impl Pool {
     /// Mounts what lies at `path` below the pool in its directory, or its snapshot to be read. `None` when it is not there.
@@ -54,42 +65,52 @@ impl Pool {
         self.mounter.is_mounted(&self.zfs, &self.dataset(path), &self.dir(path))
     }
 
-    /// Makes a dataset at `path` with an empty tree, and mounts it in its directory.
-    pub(crate) fn create_tree(&self, path: &str) -> Result<Children, StoreError> {
+    /// Makes a dataset at `path` with an empty tree, and mounts it to be worked in.
+    pub(crate) fn create_tree(&self, path: &str) -> Result<Work, StoreError> {
         let dataset = self.dataset(path);
         let create = |dataset: &str| {
             let arguments = ["create", "-o", "canmount=noauto", dataset];
             self.zfs.act(&format!("create `{dataset}`"), &arguments)
         };
         create(&dataset)?;
-        let apart = self.mounter.wants_tree_apart();
-        if apart {
+        if self.mounter.wants_tree_apart() {
             create(&format!("{dataset}/{}", CHILDREN[0].0))?;
+            return self.show_apart(path, vec![0]);
         }
         self.show_made(path)?;
         make_tree_dir(&self.dir(path))?;
-        if !apart {
-            return Ok(Vec::new());
-        }
-        let (home, place) = CHILDREN[0];
-        let at = self.dir(path).join(place);
-        self.mounter.mount(&self.zfs, &format!("{dataset}/{home}"), false, &at)?;
-        Ok(vec![0])
+        Ok(Work { dir: self.dir(path), children: Vec::new() })
     }
 
-    /// Clones the snapshot of what is at `from`, with all its children, and mounts the clone in its directory. `None` when the
+    /// Clones the snapshot of what is at `from`, with all its children, and mounts the clone to be worked in. `None` when the
     /// snapshot is not there.
-    pub(crate) fn clone_tree(
-        &self,
-        from: &str,
-        path: &str,
-    ) -> Result<Option<Children>, StoreError> {
+    pub(crate) fn clone_tree(&self, from: &str, path: &str) -> Result<Option<Work>, StoreError> {
         if !self.clone_one(&self.dataset(from), &self.dataset(path))? {
             return Ok(None);
         }
+        if self.mounter.wants_tree_apart() {
+            let mut children = Vec::new();
+            for (number, (child, _)) in CHILDREN.iter().enumerate() {
+                let [base, clone] =
+                    [from, path].map(|path| self.dataset(&format!("{path}/{child}")));
+                if self.clone_one(&base, &clone)? {
+                    children.push(number);
+                }
+            }
+            if children.contains(&0) {
+                return self.show_apart(path, children).map(Some);
+            }
+        }
         self.show_made(path)?;
         let dir = self.dir(path);
+        remove_files(&dir)?;
         make_tree_dir(&dir)?;
+        let children = self.clone_children(from, path, &dir)?;
+        Ok(Some(Work { dir, children }))
+    }
+
+    /// Clones the children of what is at `from`, where they can be found by mounting them.
+    fn clone_children(&self, from: &str, path: &str, dir: &Path) -> Result<Children, StoreError> {
         let mut children = Vec::new();
         for (number, (child, place)) in CHILDREN.iter().enumerate() {
             let at = dir.join(place);
@@ -98,10 +119,7 @@ impl Pool {
             if number > 0 && children.is_empty() {
                 break;
             }
-            let (base, clone) = (
-                format!("{}/{child}", self.dataset(from)),
-                format!("{}/{child}", self.dataset(path)),
-            );
+            let [base, clone] = [from, path].map(|path| self.dataset(&format!("{path}/{child}")));
             if !self.has_snapshot(&base, there.then_some(&at))? {
                 continue;
             }
@@ -112,7 +130,53 @@ impl Pool {
             self.mounter.mount(&self.zfs, &clone, false, &at)?;
             children.push(number);
         }
-        Ok(Some(children))
+        Ok(children)
+    }
+
+    /// Mounts a tree that is a dataset of its own. Its log and the like are plain files meanwhile: who follows a log would
+    /// keep its dataset from being unmounted.
+    fn show_apart(&self, path: &str, children: Children) -> Result<Work, StoreError> {
+        let dir = self.made(path);
+        make_dir(&dir)?;
+        make_tree_dir(&dir)?;
+        for number in &children {
+            let (child, place) = CHILDREN[*number];
+            let at = dir.join(place);
+            make_dir(&at)?;
+            self.mounter.mount(&self.zfs, &self.dataset(&format!("{path}/{child}")), false, &at)?;
+        }
+        Ok(Work { dir, children })
+    }
+
+    /// Unmounts what was worked in, and takes its snapshot: nothing in it changes any more.
+    pub(crate) fn finish(&self, path: &str, work: &Work) -> Result<(), StoreError> {
+        self.hide(path, true)?;
+        let dir = self.dir(path);
+        if work.dir != dir {
+            self.show_made(path)?;
+            remove_files(&dir)?;
+            make_tree_dir(&dir)?;
+            for name in files(&work.dir)? {
+                let (from, to) = (work.dir.join(&name), dir.join(&name));
+                fs::copy(&from, &to).map_err(|e| failed("copy", &from, e))?;
+            }
+            self.hide(path, true)?;
+        }
+        self.snapshot(path, &work.children)
+    }
+
+    /// Removes the plain files that were beside the tree at `path` while it was worked in.
+    pub(crate) fn remove_made(&self, path: &str) -> Result<(), StoreError> {
+        let dir = self.made(path);
+        if !dir.exists() {
+            return Ok(());
+        }
+        for name in files(&dir)? {
+            let file = dir.join(name);
+            fs::remove_file(&file).map_err(|e| failed("remove", &file, e))?;
+        }
+        remove_dir(&dir.join("rootfs"))?;
+        remove_dir(&dir)
     }
 
     /// Whether `dataset` has our snapshot. By trying to mount it, where that costs less than a command.
@@ -207,6 +271,24 @@ fn make_dir(dir: &Path) -> Result<(), StoreError> {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(failed("make", dir, error)),
         _ => Ok(()),
     }
+}
+
+/// Names of what is in `dir` besides the tree.
+fn files(dir: &Path) -> Result<Vec<OsString>, StoreError> {
+    let entries = fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let entries = entries.map_err(|e| failed("list", dir, e))?;
+    Ok(entries.iter().map(fs::DirEntry::file_name).filter(|name| name != "rootfs").collect())
+}
+
+/// Everything but the tree is the base's own.
+fn remove_files(dir: &Path) -> Result<(), StoreError> {
+    files(dir)?.iter().try_for_each(|name| remove(&dir.join(name)))
+}
+
+/// Removes a file or a tree.
+pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
+    let action = || format!("remove `{}`", path.display());
+    remove_tree(path).map_err(|e| StoreError::Failed { action: action(), source: e.into() })
 }
 
 /// The place of the tree in a dataset.

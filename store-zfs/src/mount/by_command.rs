@@ -100,9 +100,14 @@ impl SetMountpoint {
         let below = below.to_str().ok_or_else(|| not_ours(dir))?;
         let dataset = |path: &str| format!("{}/{path}", self.place.pool);
         let [(home, rootfs), (brew, _)] = CHILDREN;
-        match below.strip_suffix(rootfs) {
-            Some(parent) => {
-                Ok((dataset(&format!("{parent}{home}")), Some(dataset(&format!("{parent}{brew}")))))
+        match below
+            .strip_prefix("state/obuild-zfs/made/")
+            .and_then(|made| made.strip_suffix(rootfs))
+        {
+            Some(made) => {
+                let [tree, sister] =
+                    [home, brew].map(|child| dataset(&format!("result-tmp/{made}{child}")));
+                Ok((tree, Some(sister)))
             }
             None => Ok((dataset(below), None)),
         }

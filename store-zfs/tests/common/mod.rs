@@ -42,10 +42,10 @@ impl TestPool {
         Command::new(&self.program).args(line.split_whitespace()).output().unwrap()
     }
 
-    /// Names of what lies in the pool's dataset `group`.
+    /// Names of what lies in the pool's dataset `group`, which is empty or begins with a slash.
     pub(crate) fn names(&self, group: &str) -> Vec<String> {
-        let listed = self.zfs(&format!("list -Hp -r -t filesystem,snapshot -o name POOL/{group}"));
-        let prefix = format!("{}/{group}/", self.place.pool);
+        let listed = self.zfs(&format!("list -Hp -r -t filesystem,snapshot -o name POOL{group}"));
+        let prefix = format!("{}{group}/", self.place.pool);
         listed.lines().filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect()
     }
 
