@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use obuilder_core::ResultId;
 use obuilder_core::error::StoreError;
 
-use crate::layout::{Kind, failed};
+use crate::layout::{Kind, Pool, failed};
 use crate::lock::Locked;
 use crate::store::Inner;
 
@@ -61,7 +61,7 @@ impl Pin {
     }
 
     fn path(&self) -> String {
-        crate::layout::Pool::of(self.kind, &self.id)
+        Pool::of(self.kind, &self.id)
     }
 
     fn show(&self) -> Result<bool, StoreError> {
@@ -74,19 +74,42 @@ impl Pin {
 
     /// Whoever lets go last unmounts it.
     fn let_go(&mut self) -> Result<(), StoreError> {
-        let path = self.store.pool.pin(self.kind, &self.id);
-        let _lock = self.store.mounts_lock()?;
         drop(self.lock.take());
-        let Some(alone) = Locked::try_alone(&path).map_err(|e| failed("lock", &path, e))? else {
-            return Ok(());
-        };
-        if self.store.pool.is_shown(&self.path())?
-            && let Err(error) = self.store.hide_kept(self.kind, &self.id)
-        {
-            // Somebody still reads its log. The next to let go of it, or the next start, unmounts it.
-            tracing::debug!(error = &error as &dyn std::error::Error, "a result stays mounted");
+        if !self.store.unmount_unless_pinned(self.kind, &self.id)? {
+            // Somebody still reads its log.
+            let mut left = self.store.left_mounted.lock().unwrap_or_else(PoisonError::into_inner);
+            left.push((self.kind, self.id.clone()));
         }
-        alone.remove().map_err(|e| failed("remove", &path, e))
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Unmounts what is kept for `id` unless it is pinned; says whether it need not be tried again.
+    fn unmount_unless_pinned(&self, kind: Kind, id: &ResultId) -> Result<bool, StoreError> {
+        let path = self.pool.pin(kind, id);
+        let _lock = self.mounts_lock()?;
+        let Some(alone) = Locked::try_alone(&path).map_err(|e| failed("lock", &path, e))? else {
+            return Ok(true);
+        };
+        let shown = self.pool.is_shown(&Pool::of(kind, id))?;
+        let unmounted = !shown || self.hide_kept(kind, id).is_ok();
+        alone.remove().map_err(|e| failed("remove", &path, e))?;
+        Ok(unmounted)
+    }
+}
+
+impl Drop for Inner {
+    /// By now nobody reads.
+    fn drop(&mut self) {
+        let left =
+            std::mem::take(self.left_mounted.get_mut().unwrap_or_else(PoisonError::into_inner));
+        for (kind, id) in left {
+            if !self.unmount_unless_pinned(kind, &id).is_ok_and(|done| done) {
+                // The next start unmounts it.
+                tracing::debug!(id = id.short(), "a result stays mounted");
+            }
+        }
     }
 }
 

@@ -55,6 +55,8 @@ pub(crate) struct Inner {
     pub(crate) trash: Trash,
     pub(crate) pool: Arc<Pool>,
     pub(crate) pins: Mutex<HashMap<(Kind, ResultId), Weak<Pin>>>,
+    /// What somebody still read when it was let go of.
+    pub(crate) left_mounted: Mutex<Vec<(Kind, ResultId)>>,
     sizes: Mutex<Option<(Instant, HashMap<ResultId, u64>)>>,
     /// Tells sweepers that what is named after this opening is in use.
     _alive: Locked,
@@ -73,8 +75,8 @@ impl ZfsStore {
         let pool = Arc::new(pool);
         let state = pool.state();
         let trash = Trash::new(pool.clone());
-        let (pins, sizes) = (Mutex::default(), Mutex::default());
-        let inner = Arc::new(Inner { trash, pool, pins, sizes, _alive: alive });
+        let (pins, sizes, left_mounted) = Default::default();
+        let inner = Arc::new(Inner { trash, pool, pins, left_mounted, sizes, _alive: alive });
         Ok(Self { inner, state, carry })
     }
 

@@ -367,6 +367,7 @@ fn run() -> Done {
         return io(fs::write(file, serde_json::to_vec(&pool).unwrap()));
     }
     let mut pool: Pool = io(serde_json::from_slice(&io(fs::read(&file))?))?;
+    pool.notice_unmounts()?;
     let done = perform(&mut pool, &command, &Line::read(words, &command)?);
     if command != "list" {
         // Whatever it came to; a kill leaves the old state or the new.

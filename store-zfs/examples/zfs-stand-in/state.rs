@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,8 @@ pub(crate) struct Dataset {
     pub(crate) mountpoint: Option<String>,
     pub(crate) noauto: bool,
     pub(crate) mounted: Option<PathBuf>,
+    /// Of what is mounted.
+    pub(crate) inode: u64,
     /// DATASET@SNAPSHOT
     pub(crate) origin: Option<String>,
     /// The oldest first.
@@ -100,9 +103,31 @@ impl Pool {
         if self.get(name)?.mounted.is_some() {
             return Err(format!("cannot mount '{name}': filesystem already mounted"));
         }
-        fs::create_dir_all(&at).and_then(|()| fs::remove_dir(&at)).map_err(failed)?;
-        fs::rename(self.live(name)?, &at).map_err(failed)?;
-        self.get_mut(name)?.mounted = Some(at);
+        let (live, number) = (self.live(name)?, self.get(name)?.number);
+        let moved = fs::create_dir_all(&at).and_then(|()| fs::rename(&at, self.under(number)));
+        moved.and_then(|()| fs::rename(live, &at)).map_err(failed)?;
+        let dataset = self.get_mut(name)?;
+        dataset.inode = fs::metadata(&at).map_err(failed)?.ino();
+        dataset.mounted = Some(at);
+        Ok(())
+    }
+
+    /// Where a directory is that a dataset is mounted over.
+    fn under(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("under-{number}"))
+    }
+
+    /// What was unmounted by others, as one unmounts with `umount`, is not mounted; such a mount's files are lost here.
+    pub(crate) fn notice_unmounts(&mut self) -> Done {
+        let gone = |dataset: &&mut Dataset| {
+            let found = dataset.mounted.as_ref().map(fs::metadata);
+            found.is_some_and(|found| !found.is_ok_and(|found| found.ino() == dataset.inode))
+        };
+        for dataset in self.datasets.values_mut().filter_map(|one| Some(one).filter(gone)) {
+            dataset.mounted = None;
+            let dir = self.dir.join(dataset.number.to_string());
+            fs::create_dir(dir).map_err(|error| error.to_string())?;
+        }
         Ok(())
     }
 
@@ -117,8 +142,11 @@ impl Pool {
             return Err(format!("cannot unmount '{}': pool or dataset is busy", at.display()));
         }
         let failed = |error: std::io::Error| format!("cannot unmount '{}': {error}", at.display());
-        let stored = self.dir.join(self.get(name)?.number.to_string());
-        fs::rename(&at, stored).and_then(|()| fs::create_dir(&at)).map_err(failed)?;
+        let number = self.get(name)?.number;
+        let stored = self.dir.join(number.to_string());
+        fs::rename(&at, stored)
+            .and_then(|()| fs::rename(self.under(number), &at))
+            .map_err(failed)?;
         self.get_mut(name)?.mounted = None;
         Ok(())
     }

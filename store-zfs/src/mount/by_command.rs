@@ -123,18 +123,21 @@ impl SetMountpoint {
         let act = |arguments: &[&str]| {
             zfs.act_patiently("carry a tree", arguments, || true).map_err(io::Error::other)
         };
-        let set = |path: PathBuf, dataset: &str| {
-            act(&["set", &format!("mountpoint={}", path.to_string_lossy()), dataset])
+        // One that is mounted is mounted anew by that, but not if the first try has failed half way.
+        let mount_at = |path: PathBuf, dataset: &str| {
+            act(&["set", &format!("mountpoint={}", path.to_string_lossy()), dataset])?;
+            let found = find(&zfs, dataset).map_err(io::Error::other)?;
+            let mounted = found.first().is_some_and(|found| found.mounted);
+            if mounted { Ok(()) } else { act(&["mount", dataset]) }
         };
         if let Some(sister) = sister.as_ref().filter(|sister| sister.mounted) {
             act(&["unmount", &sister.name])?;
         }
-        set(at.to_owned(), &dataset)?;
+        mount_at(at.to_owned(), &dataset)?;
         let Some(sister) = sister else { return Ok(()) };
         let [(_, rootfs), (_, local)] = CHILDREN;
         let below = local.strip_prefix(rootfs).unwrap_or(local).trim_start_matches('/');
-        set(at.join(below), &sister.name)?;
-        act(&["mount", &sister.name])
+        mount_at(at.join(below), &sister.name)
     }
 }
 
