@@ -90,8 +90,11 @@ impl Directory {
         log: &BuildLog,
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), FetchError> {
-        // What an earlier try left.
-        remove_tree(rootfs).map_err(|e| failed(format!("empty `{}`", rootfs.display()), e))?;
+        // What an earlier try left. The directory itself may be a volume of its own.
+        for entry in rootfs.read_dir().into_iter().flatten().flatten() {
+            remove_tree(&entry.path())
+                .map_err(|e| failed(format!("empty `{}`", rootfs.display()), e))?;
+        }
         let options = Options { how: How::TryReflink, cancel: Some(stop), ..Options::default() };
         let copied = copy_tree(&self.tree, rootfs, &options).map_err(|e| self.tree_failed(e))?;
         for path in copied.skipped {

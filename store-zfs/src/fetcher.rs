@@ -1,6 +1,6 @@
 //! Base images that lie in the pool.
 
-use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use bstr::{BStr, BString, ByteSlice};
@@ -10,7 +10,7 @@ use obuilder_core::{BuildLog, Cancel};
 use sha2::{Digest, Sha256};
 use tree_copy::{Options, copy_tree};
 
-use crate::layout::{SNAPSHOT, failed};
+use crate::layout::SNAPSHOT;
 use crate::mount::CHILDREN;
 use crate::store::{Inner, ZfsStore};
 use crate::tree::remove;
@@ -79,47 +79,42 @@ impl ZfsFetcher {
     }
 
     /// Copies the image into the empty directory `rootfs`.
-    fn copy(&self, path: &str, rootfs: &std::path::Path) -> Result<(), StoreError> {
-        let store = &self.store;
-        let name = format!("obuild-image-{}", store.pool.unique());
-        let dir = store.pool.locks().join(&name);
-        fs::create_dir(&dir).map_err(|e| failed("make", &dir, e))?;
-        let dataset = store.pool.dataset(path);
-        let mut done = Ok(());
-        let sources = [
-            (dataset.clone(), "rootfs"),
-            (format!("{dataset}/{}", CHILDREN[0].0), "rootfs"),
-            (format!("{dataset}/{}", CHILDREN[1].0), "rootfs/local"),
-        ];
-        for (number, (source, place)) in sources.iter().enumerate() {
-            if done.is_err() || !store.pool.mounter.mount(&store.pool.zfs, source, true, &dir)? {
-                continue;
-            }
-            done = self.copy_one(number, &dir, &rootfs.with_file_name(place));
-            store.pool.mounter.unmount(&store.pool.zfs, source, &dir, true)?;
+    fn copy(&self, path: &str, rootfs: &Path) -> Result<(), StoreError> {
+        let [home, brew] = CHILDREN.map(|(child, _)| format!("{path}/{child}"));
+        if !self.copy_one(&home, rootfs)? {
+            self.copy_one(path, rootfs)?;
+            return Ok(());
         }
-        fs::remove_dir(&dir).map_err(|e| failed("remove", &dir, e))?;
-        done
+        let local = rootfs.with_file_name(CHILDREN[1].1);
+        if local.symlink_metadata().is_ok()
+            && self.store.pool.zfs.exists(&self.store.pool.dataset(&brew))?
+        {
+            remove(&local)?;
+        }
+        self.copy_one(&brew, &local).map(drop)
     }
 
-    fn copy_one(
-        &self,
-        number: usize,
-        dir: &std::path::Path,
-        to: &std::path::Path,
-    ) -> Result<(), StoreError> {
-        let inner = dir.join("rootfs");
-        let from = if number == 0 && inner.is_dir() { &inner } else { dir };
-        // What is there is empty, or of the image around a home.
-        if to.exists() {
-            remove(to)?;
+    /// Copies a snapshot by way of a clone, so that the image itself stays as and where it is. Says whether it was there.
+    fn copy_one(&self, path: &str, to: &Path) -> Result<bool, StoreError> {
+        let pool = &self.store.pool;
+        let clone = format!("cache-tmp/{}", pool.unique());
+        if !pool.clone_one(&pool.dataset(path), &pool.dataset(&clone))? {
+            return Ok(false);
         }
-        let copied = copy_tree(from, to, &Options::default()).map_err(tree_failed)?;
-        if !copied.skipped.is_empty() {
-            tracing::warn!(skipped = ?copied.skipped, "left out what cannot be copied");
-        }
-        Ok(())
+        let copied = pool.show_made(&clone).and_then(|()| copy_contents(&pool.dir(&clone), to));
+        self.store.trash.throw(clone);
+        copied.map(|()| true)
     }
+}
+
+fn copy_contents(dir: &Path, to: &Path) -> Result<(), StoreError> {
+    let inner = dir.join("rootfs");
+    let from = if inner.is_dir() { &inner } else { dir };
+    let copied = copy_tree(from, to, &Options::default()).map_err(tree_failed)?;
+    if !copied.skipped.is_empty() {
+        tracing::warn!(skipped = ?copied.skipped, "left out what cannot be copied");
+    }
+    Ok(())
 }
 
 fn tree_failed(error: tree_copy::Error) -> StoreError {
@@ -143,7 +138,7 @@ impl Fetcher for ZfsFetcher {
     fn fetch(
         &self,
         base: &BStr,
-        rootfs: &std::path::Path,
+        rootfs: &Path,
         _: &BuildLog,
         cancel: &Cancel,
     ) -> Result<Image, FetchError> {

@@ -126,7 +126,7 @@ impl Pool {
         for dataset in self.datasets.values_mut().filter_map(|one| Some(one).filter(gone)) {
             dataset.mounted = None;
             let dir = self.dir.join(dataset.number.to_string());
-            fs::create_dir(dir).map_err(|error| error.to_string())?;
+            fs::create_dir_all(dir).map_err(|error| error.to_string())?;
         }
         Ok(())
     }
