@@ -57,8 +57,11 @@ impl Mounter for ByCommand {
     }
 
     fn unmount(&self, zfs: &Zfs, dataset: &str, _: &Path, force: bool) -> Result<(), StoreError> {
-        let mounted = find(zfs, dataset)?.into_iter().filter(|found| found.mounted);
-        for found in mounted.collect::<Vec<_>>().iter().rev() {
+        let mut mounted = find(zfs, dataset)?;
+        mounted.retain(|found| found.mounted);
+        // What is mounted in another goes first.
+        mounted.sort_by_key(|found| std::cmp::Reverse(found.mountpoint.len()));
+        for found in mounted {
             let action = format!("unmount `{}`", found.name);
             let plain = zfs.act_patiently(&action, &["unmount", &found.name], || true);
             plain.or_else(|error| match force {
