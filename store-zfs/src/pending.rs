@@ -120,11 +120,15 @@ impl Pending for ZfsPending {
         alone.remove().map_err(|e| failed("remove", &lock, e))
     }
 
+    /// What somebody still uses, such as a reader of the log, is destroyed when they have done.
     fn discard(mut self: Box<Self>) -> Result<(), StoreError> {
         let path = self.path.take().expect("only the end of a pending result takes it");
         let pool = &self.store.pool;
-        pool.hide(&path, true)?;
-        pool.remove_made(&path).and_then(|()| pool.destroy(&path))
+        let hidden = pool.hide(&path, true).and_then(|()| pool.remove_made(&path));
+        if hidden.is_err() || !pool.destroyed_at_once(&path) {
+            self.store.trash.throw(path);
+        }
+        hidden
     }
 }
 

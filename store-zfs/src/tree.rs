@@ -251,6 +251,11 @@ impl Pool {
         done.or_else(|error| if self.zfs.exists(&dataset)? { Err(error) } else { Ok(()) })
     }
 
+    /// Tries once to destroy what is at `path`; says whether it has gone.
+    pub(crate) fn destroyed_at_once(&self, path: &str) -> bool {
+        self.zfs.run(&["destroy", "-r", &self.dataset(path)]).is_ok()
+    }
+
     fn has_clones(&self, dataset: &str) -> bool {
         self.clones(dataset).is_ok_and(|clones| !clones.is_empty())
     }
