@@ -37,7 +37,10 @@ fn stand_in() -> Option<PathBuf> {
 
 impl PoolWorld {
     fn new() -> Option<Self> {
-        let world = World::new();
+        Self::with(World::new())
+    }
+
+    fn with(world: World) -> Option<Self> {
         if let Ok(parent) = std::env::var("OBUILD_TEST_ZFS") {
             let name = world.path("").file_name().unwrap().to_string_lossy().into_owned();
             let pool = format!("{parent}/{name}");
@@ -185,6 +188,24 @@ fn caches_and_secrets_are_shown_and_leave_no_trace() {
     let log = it.run(&["log", &built.got()]).success();
     assert_eq!(log.stdout, ".:\ncached\nthere\n\ncached:\nown\nown\n");
     assert_eq!(it.names("cache"), ["c-c", "c-c@snap"]);
+    it.assert_tidy();
+}
+
+#[test]
+fn several_steps_run_at_once_each_in_a_dataset_of_its_own() {
+    let Some(it) = PoolWorld::with(World::with_slots(2)) else { return };
+    let inner = |name: &str| {
+        format!(
+            "(build {name} ((from scratch)
+              (run (cache (c (target cached))) (shell \"pwd; echo {name} > cached/{name}; echo {name} > made\"))))"
+        )
+    };
+    let copy = |name: &str| format!("(copy (from (build {name})) (src made) (dst /{name}))");
+    let (first, second) = (inner("first"), inner("second"));
+    let (copies, show) =
+        ([copy("first"), copy("second")].concat(), "(run (shell \"cat first second\"))");
+    let built = it.build(&format!("({first} {second} (from scratch) {copies} {show})")).success();
+    it.run(&["log", &built.got()]).success().prints("first\nsecond\n");
     it.assert_tidy();
 }
 

@@ -67,6 +67,9 @@ impl ZfsLease {
         let path = format!("cache-tmp/{}", store.pool.unique());
         let (store, dir) = (store.clone(), store.pool.dir(&path));
         let lease = Self { store, path: Some(path.clone()), dir, newest };
+        // While a version is being replaced, there is none for a moment.
+        let lock = lease.store.pool.locks().join("caches");
+        let _no_exchange = Locked::shared(&lock).map_err(|e| failed("lock", &lock, e))?;
         lease.fill(&path)?;
         Ok(lease)
     }

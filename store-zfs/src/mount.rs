@@ -3,10 +3,8 @@
 mod by_command;
 
 use std::fmt::Debug;
-use std::io;
+use std::ffi::OsStr;
 use std::path::Path;
-use std::thread::sleep;
-use std::time::Duration;
 
 use obuilder_core::contracts::Carry;
 use obuilder_core::error::StoreError;
@@ -19,10 +17,6 @@ pub(crate) use by_command::ByCommand;
 /// Datasets below one that is a tree, and where in its directory they are shown: OBuilder keeps the home and the Homebrew prefix of
 /// a Mac apart.
 pub(crate) const CHILDREN: [(&str, &str); 2] = [("home", "rootfs"), ("brew", "rootfs/local")];
-
-/// How often what is busy is unmounted, and how long is waited in between.
-const TRIES: u32 = 10;
-const WAIT: Duration = Duration::from_millis(10);
 
 /// Mounts datasets for as long as they are used.
 pub(crate) trait Mounter: Debug + Send + Sync {
@@ -42,22 +36,11 @@ pub(crate) trait Mounter: Debug + Send + Sync {
     fn is_mounted(&self, zfs: &Zfs, dataset: &str, at: &Path) -> Result<bool, StoreError>;
 
     /// How a tree gets to where a step sees it.
-    fn carry(&self, program: &std::ffi::OsStr, place: &Place) -> Carry;
+    fn carry(&self, program: &OsStr, place: &Place) -> Carry;
 
     /// Whether a tree must be a dataset of its own, to be mounted where a step sees it.
     fn wants_tree_apart(&self) -> bool;
 
     /// What it is, for people.
     fn name(&self) -> &'static str;
-}
-
-/// Repeats `call` while what it is about is busy, within bounds.
-pub(crate) fn patiently(call: impl Fn() -> io::Result<()>) -> io::Result<()> {
-    for _ in 1..TRIES {
-        match call() {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => sleep(WAIT),
-            done => return done,
-        }
-    }
-    call()
 }

@@ -47,6 +47,11 @@ fn store(subject: &Subject<'_>) -> Check {
         return Check::ok(NAME, text);
     }
     match session::describe_store(subject.settings) {
+        Ok(text) if subject.is_pool() && !subject.root => Check::weak(
+            NAME,
+            format!("{text} ({source}); what may be mounted without root differs by system"),
+            "run obuild as root; on a Mac `zfs allow` will do, see docs/zfs.md",
+        ),
         Ok(text) => Check::ok(NAME, format!("{text} ({source})")),
         Err(error) => {
             let (finding, hint) = error.brief();

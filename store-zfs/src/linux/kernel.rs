@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -12,7 +14,11 @@ use obuilder_core::error::StoreError;
 
 use crate::command::Zfs;
 use crate::layout::{Place, SNAPSHOT, failed};
-use crate::mount::{CHILDREN, Mounter, patiently};
+use crate::mount::{CHILDREN, Mounter};
+
+/// How often what is busy is unmounted, and how long is waited in between.
+const TRIES: u32 = 10;
+const WAIT: Duration = Duration::from_millis(10);
 
 /// The kernel itself.
 #[derive(Debug)]
@@ -115,4 +121,15 @@ impl Carrier for Bind {
     fn mounts(&self) -> bool {
         true
     }
+}
+
+/// Repeats `call` while what it is about is busy, within bounds.
+fn patiently(call: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    for _ in 1..TRIES {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => sleep(WAIT),
+            done => return done,
+        }
+    }
+    call()
 }
