@@ -5,6 +5,7 @@
 
 pub mod meta;
 
+mod elsewhere;
 mod failed;
 mod lock;
 mod prune;
@@ -124,6 +125,8 @@ impl ResultCache {
                 reconciled.unknown.len()
             ));
         }
+        lock::IdLock::sweep(cache.store.state_dir())
+            .map_err(|source| StoreError::io("sweep the locks of killed processes", source))?;
         for what in reconciled.swept {
             tracing::info!("swept {what}");
         }
