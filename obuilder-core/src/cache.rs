@@ -25,6 +25,7 @@ pub use steps::{Client, StepFailure, StepRequest, Work, Workspace};
 
 use crate::contracts::{Fingerprint, Store};
 use crate::error::StoreError;
+use crate::fault;
 use crate::id::ResultId;
 use crate::index::Index;
 use meta::{Meta, Surroundings};
@@ -109,8 +110,10 @@ impl ResultCache {
         let (index, aside) = Index::open(store.state_dir())?;
         let cache = Self { store, index, running: Mutex::default(), used: Mutex::default() };
         let mut opened = Opened::default();
+        fault::point("open-indexed");
         let known = cache.index.ids()?;
         let reconciled = cache.store.reconcile(&known)?;
+        fault::point("open-swept");
         cache.adopt(&reconciled.unknown)?;
         for id in &reconciled.missing {
             cache.index.remove(id)?;
@@ -135,6 +138,7 @@ impl ResultCache {
             lost = reconciled.missing.len(),
             "index in line with store"
         );
+        fault::point("open-ready");
         Ok((Arc::new(cache), opened))
     }
 

@@ -27,6 +27,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 
 use crate::cache::meta::Meta;
 use crate::contracts::Fingerprint;
+use crate::fault;
 use crate::id::ResultId;
 
 /// Version of our own tables.
@@ -303,6 +304,7 @@ impl Index {
                 set_base(&tx, id, &base.name, &base.fingerprint())?;
             }
             tx.execute("DELETE FROM obuild_failures WHERE id = ?1", [id.as_str()])?;
+            fault::point("index-adding");
             tx.commit()
         })
     }
@@ -325,6 +327,7 @@ impl Index {
                  WHERE id = ?1",
                 [parent],
             )?;
+            fault::point("index-removing");
             tx.commit()
         })
     }
@@ -356,6 +359,7 @@ impl Index {
                     update.execute([id.as_str()])?;
                 }
             }
+            fault::point("index-touching");
             tx.commit()
         })
     }

@@ -19,6 +19,7 @@ pub mod cache;
 pub mod cancel;
 pub mod contracts;
 pub mod error;
+pub mod fault;
 pub mod interpreter;
 pub mod log;
 pub mod progress;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bstr::{BStr, BString};
 use obuilder_core::contracts::CacheLease;
 use obuilder_core::error::StoreError;
+use obuilder_core::fault;
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use rustix::io::Errno;
 use tree_copy::sync_tree;
@@ -67,9 +68,11 @@ impl RsyncLease {
         let encoded = cache_name::encode(name);
         let (dir, lock) =
             store.private(&store.layout.cache_tmp(), |unique| format!("{unique}-{encoded}"))?;
+        fault::point("lease-made");
         let (store, lock) = (store.clone(), Some(lock));
         let mut lease = Self { store, dir, newest, from: None, lock };
         lease.fill()?;
+        fault::point("lease-filled");
         Ok(lease)
     }
 
@@ -120,12 +123,14 @@ impl CacheLease for RsyncLease {
     fn release(mut self: Box<Self>) -> Result<bool, StoreError> {
         // After a power cut a cache with empty files would spoil every later build.
         sync_tree(&self.dir).map_err(tree_failed)?;
+        fault::point("release-synced");
         let _lock = exchange_lock(&self.store)?;
         let newest = self.newest.clone();
         if !self.is_current().map_err(|e| failed("open", &newest, e))? {
             return Ok(false);
         }
         let old = self.exchange().map_err(|e| failed("replace", &newest, e))?;
+        fault::point("release-exchanged");
         drop(self.lock.take());
         if let Some(path) = old {
             match Locked::shared(&path) {
@@ -135,6 +140,7 @@ impl CacheLease for RsyncLease {
                 Err(error) => return Err(failed("lock", &path, error)),
             }
         }
+        fault::point("release-done");
         Ok(true)
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use obuilder_core::ResultId;
 use obuilder_core::contracts::Pending;
 use obuilder_core::error::StoreError;
+use obuilder_core::fault;
 use tree_copy::{remove_tree, share_identical, sync_dir, sync_tree};
 
 use crate::layout::{failed, is_taken, tree_failed};
@@ -79,7 +80,9 @@ impl Pending for RsyncPending {
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
         self.check_whole()?;
         self.share()?;
+        fault::point("commit-shared");
         sync_tree(&self.dir).map_err(tree_failed)?;
+        fault::point("commit-synced");
         let (results, to) = (self.store.layout.results(), self.store.layout.result(&self.id));
         match fs::rename(&self.dir, &to) {
             Ok(()) => drop(self.lock.take()),
@@ -87,7 +90,9 @@ impl Pending for RsyncPending {
             Err(error) if is_taken(&error) => {}
             Err(error) => return Err(failed("finish", &to, error)),
         }
+        fault::point("commit-renamed");
         sync_dir(&results).map_err(tree_failed)?;
+        fault::point("commit-durable");
         self.drop_kept()
     }
 
@@ -106,7 +111,9 @@ impl Pending for RsyncPending {
                 Exclusive::Missing => {}
                 Exclusive::Locked(lock) => self.store.throw_away(&to, lock)?,
             }
+            fault::point("keep-replaced");
         }
+        fault::point("keep-moved");
         drop(self.lock.take());
         Ok(())
     }
@@ -114,6 +121,7 @@ impl Pending for RsyncPending {
     fn discard(mut self: Box<Self>) -> Result<(), StoreError> {
         let lock = self.lock.take();
         let removed = remove_tree(&self.dir);
+        fault::point("discard-removed");
         drop(lock);
         removed.map_err(|e| StoreError::Failed {
             action: format!("discard `{}`", self.dir.display()),

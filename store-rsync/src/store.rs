@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bstr::{BStr, BString};
 use obuilder_core::contracts::{Base, CacheLease, Pending, Reconciled, Snapshot, Store, Usage};
 use obuilder_core::error::StoreError;
+use obuilder_core::fault;
 use obuilder_core::id::ResultId;
 use rustix::fs::FlockOperation;
 use tree_copy::{How, Options, copy_tree, tree_size};
@@ -67,6 +68,7 @@ impl RsyncStore {
                 Exclusive::Locked(lock) => locked.push((path, lock)),
             }
         }
+        fault::point("delete-locked");
         let any = !locked.is_empty();
         for (path, lock) in locked {
             self.inner.throw_away(&path, lock)?;
@@ -93,6 +95,7 @@ impl Inner {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(failed("create", &dir, error)),
             }
+            fault::point("begin-made");
             match Locked::shared(&dir).map_err(|e| failed("lock", &dir, e))? {
                 Some(locked) => return Ok((dir, locked)),
                 None => return Err(failed("lock", &dir, std::io::ErrorKind::NotFound.into())),
@@ -113,6 +116,7 @@ impl Inner {
     /// Moves the locked directory `path` out of sight and has it emptied.
     pub(crate) fn throw_away(&self, path: &Path, lock: Locked) -> Result<(), StoreError> {
         let to = self.layout.move_to_trash(path).map_err(|e| failed("delete", path, e))?;
+        fault::point("trash-moved");
         self.trash.throw(Rubbish { path: to, lock });
         Ok(())
     }
@@ -188,6 +192,7 @@ impl Store for RsyncStore {
         // From here on it is discarded if anything fails.
         let pending = RsyncPending::new(inner.clone(), id.clone(), private, on);
         inner.fill(pending.dir(), base)?;
+        fault::point("begin-filled");
         Ok(Box::new(pending))
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use obuilder_core::fault;
 use tree_copy::remove_tree;
 
 use crate::lock::Locked;
@@ -76,7 +77,9 @@ fn remove(rubbish: &Rubbish) {
     if let Err(error) = rubbish.lock.wait_alone() {
         tracing::warn!(path = %rubbish.path.display(), %error, "failed to lock what is to be deleted");
     }
+    fault::point("trash-emptying");
     if let Err(error) = remove_tree(&rubbish.path) {
         tracing::warn!(error = &error as &dyn std::error::Error, "failed to delete");
     }
+    fault::point("trash-emptied");
 }

@@ -10,6 +10,7 @@ mod platform;
 mod platform;
 
 pub mod running;
+pub mod ten;
 pub mod trees;
 pub mod uid;
 

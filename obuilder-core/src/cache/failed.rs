@@ -10,6 +10,7 @@ use super::ResultCache;
 use super::steps::{Plan, StepFailure};
 use crate::contracts::Pending;
 use crate::error::{FetchError, SandboxError, StoreError};
+use crate::fault;
 use crate::id::ResultId;
 
 impl ResultCache {
@@ -32,6 +33,7 @@ impl ResultCache {
             return failure;
         }
         warn(self.keep_log(&plan.id, &pending.dir().join("log")));
+        fault::point("bury-log");
         let keep = plan.keep_failed && matches!(failure, StepFailure::Command(_));
         let kept = if keep {
             warn(keep_tree(plan, pending))
@@ -47,6 +49,7 @@ impl ResultCache {
         {
             tracing::warn!("{error}");
         }
+        fault::point("bury-indexed");
         failure
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{CacheError, ResultCache};
 use crate::error::StoreError;
+use crate::fault;
 use crate::id::ResultId;
 use crate::index::Entry;
 
@@ -102,7 +103,9 @@ impl ResultCache {
         }
         let failed = self.failures()?.iter().any(|failure| failure.id == *id);
         let deleted = self.store().delete(id)?;
+        fault::point("delete-deleted");
         self.index.remove(id)?;
+        fault::point("delete-indexed");
         self.remove_failed_log(id);
         Ok(deleted || failed)
     }

@@ -16,6 +16,7 @@ use super::running::{Ending, News, Running, Seen, Source};
 use crate::cancel::Cancel;
 use crate::contracts::{Base, Pending, Snapshot};
 use crate::error::{FetchError, SandboxError, StoreError};
+use crate::fault;
 use crate::id::ResultId;
 use crate::index::IndexError;
 use crate::interpreter::CopyError;
@@ -283,7 +284,10 @@ impl ResultCache {
             let base = plan.base.as_ref().map_or(Base::Empty, Base::Result);
             let pending = self.store.begin(&plan.id, base)?;
             lock.tell_log(&pending.dir().join(LOG));
-            match attempt(&*pending, running, work) {
+            fault::point("step-begun");
+            let attempted = attempt(&*pending, running, work);
+            fault::point("step-worked");
+            match attempted {
                 Ok((base, elapsed)) => return self.save(plan, running, pending, base, elapsed),
                 Err(failure) if running.may_retry_without(client) => {
                     tracing::info!(
@@ -315,10 +319,12 @@ impl ResultCache {
         let dir = pending.dir().to_owned();
         meta.write(&dir)
             .map_err(|source| StoreError::io(format!("write `{}`", dir.display()), source))?;
+        fault::point("step-described");
         if plan.fresh {
             self.retire(&plan.id, &running.cancel, &|reason| running.publish_waiting(reason))?;
         }
         pending.commit()?;
+        fault::point("step-committed");
         match self.index.add(&plan.id, &meta) {
             // The result is safe, and the next start finds it; a full disk must not fail a step that succeeded.
             Err(error) if error.is_full() => {
@@ -326,6 +332,7 @@ impl ResultCache {
             }
             added => added?,
         }
+        fault::point("step-indexed");
         self.remove_failed_log(&plan.id);
         let snapshot =
             self.store.result(&plan.id)?.ok_or_else(|| StoreError::Missing(plan.id.clone()))?;
