@@ -22,6 +22,13 @@ pub(crate) fn cache(settings: &Settings) -> Result<Arc<ResultCache>, CommandErro
     Ok(cache)
 }
 
+/// Opens the store and its cache for deleting, on a full disk too.
+pub(crate) fn cache_to_make_room(settings: &Settings) -> Result<Arc<ResultCache>, CommandError> {
+    let (cache, opened) = ResultCache::open_to_make_room(store(settings)?)?;
+    opened.notes.iter().for_each(|text| output::note("note", text));
+    Ok(cache)
+}
+
 /// Opens the store alone.
 pub(crate) fn store(settings: &Settings) -> Result<Arc<dyn Store>, CommandError> {
     let path = settings.store()?.path;

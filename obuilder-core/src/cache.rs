@@ -9,6 +9,7 @@ mod elsewhere;
 mod failed;
 mod lock;
 mod prune;
+mod reserve;
 mod retire;
 mod running;
 mod steps;
@@ -105,6 +106,14 @@ pub struct ResultCache {
 }
 
 impl ResultCache {
+    /// Opens the cache for deleting, which must go on a full disk too: gives back the room that was kept for that.
+    pub fn open_to_make_room(store: Arc<dyn Store>) -> Result<(Arc<Self>, Opened), CacheError> {
+        if store.usage().is_ok_and(|usage| reserve::is_needed(usage.free)) {
+            reserve::release(store.state_dir());
+        }
+        Self::open(store)
+    }
+
     /// Opens the cache on a store: sweeps what killed processes left there and brings the index into line with it.
     pub fn open(store: Arc<dyn Store>) -> Result<(Arc<Self>, Opened), CacheError> {
         let (index, aside) = Index::open(store.state_dir())?;
@@ -138,6 +147,9 @@ impl ResultCache {
             lost = reconciled.missing.len(),
             "index in line with store"
         );
+        if let Ok(usage) = cache.store.usage() {
+            reserve::keep(cache.store.state_dir(), usage.free);
+        }
         fault::point("open-ready");
         Ok((Arc::new(cache), opened))
     }

@@ -77,6 +77,17 @@ pub enum IndexError {
         #[source]
         source: rusqlite::Error,
     },
+    /// The volume that holds it is full.
+    #[error("no space left for the index `{path}` while trying to {action}")]
+    Full {
+        /// What was being done.
+        action: &'static str,
+        /// The database.
+        path: PathBuf,
+        /// What SQLite says.
+        #[source]
+        source: rusqlite::Error,
+    },
     /// The operating system failed.
     #[error("failed to prepare the index at `{path}`")]
     Io {
@@ -88,7 +99,22 @@ pub enum IndexError {
     },
 }
 
+/// What SQLite says when it cannot enlarge the file that readers share, for which it takes a full disk to fail.
+const NO_ROOM_TO_SHARE: i32 = rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+
 impl IndexError {
+    fn sql(action: &'static str, path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error() {
+            Some(error)
+                if error.code == ErrorCode::DiskFull || error.extended_code == NO_ROOM_TO_SHARE =>
+            {
+                Self::Full { action, path, source }
+            }
+            _ => Self::Sql { action, path, source },
+        }
+    }
+
     fn is_damage(&self) -> bool {
         let Self::Sql { source, .. } = self else { return false };
         matches!(
@@ -100,9 +126,9 @@ impl IndexError {
     /// Whether the volume that holds the index is full.
     pub fn is_full(&self) -> bool {
         match self {
-            Self::Sql { source, .. } => source.sqlite_error_code() == Some(ErrorCode::DiskFull),
+            Self::Full { .. } => true,
             Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
-            Self::Newer { .. } => false,
+            Self::Sql { .. } | Self::Newer { .. } => false,
         }
     }
 }
@@ -180,7 +206,7 @@ impl Index {
                 source: damage(),
             });
         }
-        let fail = |action| move |source| IndexError::Sql { action, path: path.to_owned(), source };
+        let fail = |action| move |source| IndexError::sql(action, path, source);
         let connection = Connection::open(path).map_err(fail("open the database"))?;
         let index = Self { path: path.to_owned(), connection: Mutex::new(connection) };
         {
@@ -438,7 +464,7 @@ impl Index {
         f: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
     ) -> Result<T, IndexError> {
         f(&mut self.lock()).map_err(|source| {
-            let error = IndexError::Sql { action, path: self.path.clone(), source };
+            let error = IndexError::sql(action, &self.path, source);
             if error.is_damage() {
                 // Damage in the middle of the file is met late; the next start must not trust the file again.
                 let _ = fs::write(damage_marker(&self.path), "");

@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
             "give --max-size, --min-free or --older-than; `obuild clean` deletes everything",
         ));
     }
-    let report = session::cache(settings)?.gc(&limits, args.dry_run)?;
+    let report = session::cache_to_make_room(settings)?.gc(&limits, args.dry_run)?;
     finish(&report, args.dry_run, args.json)
 }
 

@@ -1,8 +1,8 @@
 //! What lies where in a store.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,13 +65,10 @@ impl Layout {
     fn check_format(&self) -> Result<(), StoreError> {
         let path = self.state().join("obuild-format");
         let text = match fs::read_to_string(&path) {
+            // An earlier version did not wait for the disk, and a power cut left nothing in the file.
+            Ok(text) if text.is_empty() => return self.write_format(&path),
             Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let new = self.state().join(format!("obuild-format-{}", self.unique()));
-                return fs::write(&new, format!("{FORMAT}\n"))
-                    .and_then(|()| fs::rename(&new, &path))
-                    .map_err(|e| failed("write", &path, e));
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return self.write_format(&path),
             Err(error) => return Err(failed("read", &path, error)),
         };
         let found = text.trim().parse::<u32>().map_err(|e| StoreError::Failed {
@@ -83,6 +80,17 @@ impl Layout {
             return Err(StoreError::Newer { location, found, known: FORMAT });
         }
         Ok(())
+    }
+
+    fn write_format(&self, path: &Path) -> Result<(), StoreError> {
+        let new = self.state().join(format!("obuild-format-{}", self.unique()));
+        let write = || {
+            let mut file = File::create(&new)?;
+            file.write_all(format!("{FORMAT}\n").as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, path)
+        };
+        write().map_err(|e| failed("write", path, e))
     }
 
     pub(crate) fn location(&self) -> String {

@@ -46,7 +46,11 @@ impl RsyncStore {
         inner.mode = match mode {
             Mode::Auto if inner.try_clone().is_ok() => Mode::Reflink,
             Mode::Auto => Mode::Copy,
-            Mode::Reflink => inner.try_clone().map(|()| Mode::Reflink)?,
+            Mode::Reflink => match inner.try_clone() {
+                // Nothing can be tried on a full disk, where it must still be possible to delete.
+                Ok(()) | Err(StoreError::Full { .. }) => Mode::Reflink,
+                Err(error) => return Err(error),
+            },
             other => other,
         };
         let state = inner.layout.state();
