@@ -178,7 +178,7 @@ fn two_builds_of_one_step_share_it() {
     let second = world.run(args).success();
     let first = first.finish().success();
     assert_eq!(first.got(), second.got());
-    let stamp = std::fs::read_to_string(world.result_file(&first.got(), "stamp")).unwrap();
+    let stamp = fs::read_to_string(world.result_file(&first.got(), "stamp")).unwrap();
     first.prints(&stamp);
     second.prints(&stamp);
     world.assert_clean();

@@ -7,6 +7,7 @@ pub mod meta;
 
 mod elsewhere;
 mod failed;
+mod fsck;
 mod lock;
 mod prune;
 mod reserve;
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use crate::index::{Entry, Failure, IndexError};
+pub use fsck::{CheckOptions, Checkup, Digest, Finding, Repair};
 pub use prune::{GcLimits, GcReport};
 pub use steps::{Client, StepFailure, StepRequest, Work, Workspace};
 
@@ -127,6 +129,7 @@ impl ResultCache {
         for id in &reconciled.missing {
             cache.index.remove(id)?;
         }
+        cache.settle_failures()?;
         if !(reconciled.unknown.is_empty() && reconciled.missing.is_empty()) {
             cache.index.recount()?;
         }

@@ -192,6 +192,29 @@ impl Index {
         }
     }
 
+    /// Opens the index below `state`, making it if needed; `None` when it is damaged, wherever that may be in it.
+    pub(crate) fn open_sound(state: &Path) -> Result<Option<Self>, IndexError> {
+        let path = state.join("db/db.sqlite");
+        fs::create_dir_all(state.join("db"))
+            .map_err(|source| IndexError::Io { path: path.clone(), source })?;
+        let checked = Self::try_open(&path).and_then(|index| {
+            let said = index.with("check the database", |db| {
+                db.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0))
+            })?;
+            Ok((index, said))
+        });
+        match checked {
+            Ok((index, said)) if said == "ok" => Ok(Some(index)),
+            Ok(_) => {
+                // The next start must not trust it.
+                let marked = fs::write(damage_marker(&path), "");
+                marked.map(|()| None).map_err(|source| IndexError::Io { path, source })
+            }
+            Err(error) if error.is_damage() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn try_open(path: &Path) -> Result<Self, IndexError> {
         let damage = || {
             rusqlite::Error::SqliteFailure(
@@ -358,9 +381,13 @@ impl Index {
         })
     }
 
-    /// Recounts every `rc`, which other programs are known to get wrong.
+    /// Recounts every `rc`, which other programs are known to get wrong; who stands on nothing known stands on nothing.
     pub(crate) fn recount(&self) -> Result<(), IndexError> {
         self.with("recount references", |db| {
+            db.execute(
+                "UPDATE builds SET parent = NULL WHERE parent NOT IN (SELECT id FROM builds)",
+                [],
+            )?;
             db.execute(
                 "UPDATE builds SET rc = counted.n FROM (
                      SELECT b.id AS id, count(c.id) AS n FROM builds b LEFT JOIN builds c ON c.parent = b.id GROUP BY b.id
@@ -426,6 +453,13 @@ impl Index {
                 params![id.as_str(), heading, reason, kept],
             )
             .map(drop)
+        })
+    }
+
+    /// Remembers that the tree of a failure is not kept any more.
+    pub(crate) fn forget_kept(&self, id: &ResultId) -> Result<(), IndexError> {
+        self.with("remember a failure", |db| {
+            db.execute("UPDATE obuild_failures SET kept = 0 WHERE id = ?1", [id.as_str()]).map(drop)
         })
     }
 

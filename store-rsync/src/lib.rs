@@ -11,6 +11,7 @@ mod trash;
 
 mod cache;
 mod cache_name;
+mod check;
 mod pending;
 mod store;
 mod sweep;

@@ -10,11 +10,13 @@ use bstr::{BStr, BString};
 use obuilder_core::contracts::{Base, CacheLease, Pending, Reconciled, Snapshot, Store, Usage};
 use obuilder_core::error::StoreError;
 use obuilder_core::fault;
+use obuilder_core::finding::Finding;
 use obuilder_core::id::ResultId;
 use rustix::fs::FlockOperation;
 use tree_copy::{How, Options, copy_tree, tree_size};
 
 use crate::cache::{self, RsyncLease};
+use crate::check;
 use crate::layout::{Layout, failed, tree_failed};
 use crate::lock::{Exclusive, Locked};
 use crate::mode::Mode;
@@ -243,6 +245,10 @@ impl Store for RsyncStore {
 
     fn reconcile(&self, known: &[ResultId]) -> Result<Reconciled, StoreError> {
         sweep::reconcile(&self.inner, known)
+    }
+
+    fn check(&self, repair: bool, deep: bool) -> Result<Vec<Finding>, StoreError> {
+        check::check(&self.inner, repair, deep)
     }
 
     fn cache(&self, name: &BStr) -> Result<Box<dyn CacheLease>, StoreError> {

@@ -64,7 +64,7 @@ fn sweep_unless_whole(store: &Inner, path: &Path, swept: &mut Vec<String>) {
 }
 
 /// Throws `path` away unless somebody holds a lock on it; says whether it did.
-fn throw_away_dead(store: &Inner, path: &Path) -> Result<bool, StoreError> {
+pub(crate) fn throw_away_dead(store: &Inner, path: &Path) -> Result<bool, StoreError> {
     match Locked::exclusive(path).map_err(|e| failed("lock", path, e))? {
         Exclusive::Held | Exclusive::Missing => Ok(false),
         Exclusive::Locked(lock) => store.throw_away(path, lock).map(|()| true),

@@ -94,6 +94,7 @@ impl Ten {
         let again = Running::start(self.world.command(self.build())).finish().success();
         assert_eq!(again.got(), expected.id, "{when}: {sound:#?}");
         assert_eq!(trees::results(&self.world.store()), expected.results, "{when}");
+        self.world.run(["fsck"]).success();
         self.world.assert_clean();
         assert_eq!(with_secret(&self.world.store()), "", "{when}");
     }

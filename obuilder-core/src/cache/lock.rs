@@ -132,6 +132,20 @@ impl IdLock {
         Ok(())
     }
 
+    /// Files of locks that nobody holds.
+    pub(super) fn dead(state: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(locks(state)).into_iter().flatten().flatten();
+        let free =
+            |path: &PathBuf| File::open(path).is_ok_and(|file| try_lock(&file).unwrap_or(false));
+        entries.map(|entry| entry.path()).filter(free).collect()
+    }
+
+    /// Whether a process is building the step.
+    pub(super) fn is_held(state: &Path, id: &ResultId) -> bool {
+        let file = File::open(locks(state).join(id.as_str()));
+        file.is_ok_and(|file| !try_lock(&file).unwrap_or(false))
+    }
+
     /// Tells the others where the log of the attempt that begins now will be.
     pub(super) fn tell_log(&self, log: &Path) {
         self.tell(&Notice { log: Some(log.to_owned()), failed: None });
