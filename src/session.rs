@@ -32,7 +32,8 @@ pub(crate) fn cache_to_make_room(settings: &Settings) -> Result<Arc<ResultCache>
 /// Opens the store alone.
 pub(crate) fn store(settings: &Settings) -> Result<Arc<dyn Store>, CommandError> {
     let path = settings.store()?.path;
-    Ok(Arc::new(RsyncStore::open(&path, settings.rsync_mode()?)?))
+    let store = RsyncStore::open(&path, settings.rsync_mode()?)?;
+    Ok(Arc::new(store.fast_sync(settings.fast_sync())))
 }
 
 /// Makes the sandbox.

@@ -13,10 +13,9 @@ use obuilder_core::error::StoreError;
 use obuilder_core::fault;
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use rustix::io::Errno;
-use tree_copy::sync_tree;
 
 use crate::cache_name;
-use crate::layout::{failed, tree_failed};
+use crate::layout::failed;
 use crate::lock::{self, Locked};
 use crate::store::Inner;
 use crate::trash::Rubbish;
@@ -122,7 +121,7 @@ impl CacheLease for RsyncLease {
 
     fn release(mut self: Box<Self>) -> Result<bool, StoreError> {
         // After a power cut a cache with empty files would spoil every later build.
-        sync_tree(&self.dir).map_err(tree_failed)?;
+        self.store.sync_tree(&self.dir)?;
         fault::point("release-synced");
         let _lock = exchange_lock(&self.store)?;
         let newest = self.newest.clone();

@@ -9,7 +9,7 @@ use obuilder_core::ResultId;
 use obuilder_core::contracts::Pending;
 use obuilder_core::error::StoreError;
 use obuilder_core::fault;
-use tree_copy::{remove_tree, share_identical, sync_dir, sync_tree};
+use tree_copy::{remove_tree, share_identical};
 
 use crate::layout::{failed, is_taken, tree_failed};
 use crate::lock::{Exclusive, Locked};
@@ -81,7 +81,7 @@ impl Pending for RsyncPending {
         self.check_whole()?;
         self.share()?;
         fault::point("commit-shared");
-        sync_tree(&self.dir).map_err(tree_failed)?;
+        self.store.sync_tree(&self.dir)?;
         fault::point("commit-synced");
         let (results, to) = (self.store.layout.results(), self.store.layout.result(&self.id));
         match fs::rename(&self.dir, &to) {
@@ -91,7 +91,7 @@ impl Pending for RsyncPending {
             Err(error) => return Err(failed("finish", &to, error)),
         }
         fault::point("commit-renamed");
-        sync_dir(&results).map_err(tree_failed)?;
+        self.store.sync_dir(&results)?;
         fault::point("commit-durable");
         self.drop_kept()
     }

@@ -36,6 +36,8 @@ pub(crate) struct Inner {
     /// Never [`Mode::Auto`].
     pub(crate) mode: Mode,
     pub(crate) trash: Trash,
+    /// Whether nobody waits for the disk.
+    pub(crate) fast_sync: bool,
 }
 
 impl RsyncStore {
@@ -44,7 +46,7 @@ impl RsyncStore {
     /// Whether the volume can clone is found out by doing it; [`Mode::Reflink`] where it cannot is an error.
     pub fn open(root: &Path, mode: Mode) -> Result<Self, StoreError> {
         let layout = Layout::open(root)?;
-        let mut inner = Inner { layout, mode, trash: Trash::default() };
+        let mut inner = Inner { layout, mode, trash: Trash::default(), fast_sync: false };
         inner.mode = match mode {
             Mode::Auto if inner.try_clone().is_ok() => Mode::Reflink,
             Mode::Auto => Mode::Copy,
@@ -57,6 +59,14 @@ impl RsyncStore {
         };
         let state = inner.layout.state();
         Ok(Self { inner: Arc::new(inner), state })
+    }
+
+    /// Does not wait for the disk: a power cut may then leave results that are not whole, which nothing but a digest tells.
+    pub fn fast_sync(mut self, fast: bool) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.fast_sync = fast;
+        }
+        self
     }
 
     /// The mode in force: for [`Mode::Auto`] what it was found to mean on this volume.
@@ -125,6 +135,16 @@ impl Inner {
         fault::point("trash-moved");
         self.trash.throw(Rubbish { path: to, lock });
         Ok(())
+    }
+
+    /// Brings a tree to the disk.
+    pub(crate) fn sync_tree(&self, path: &Path) -> Result<(), StoreError> {
+        if self.fast_sync { Ok(()) } else { tree_copy::sync_tree(path).map_err(tree_failed) }
+    }
+
+    /// Brings the names in a directory to the disk.
+    pub(crate) fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
+        if self.fast_sync { Ok(()) } else { tree_copy::sync_dir(path).map_err(tree_failed) }
     }
 
     /// Copies a tree in the store's mode.
