@@ -1,5 +1,6 @@
 //! Opens what commands work on: the store with its cache, and what builds need besides.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use obuilder_core::cache::ResultCache;
@@ -7,7 +8,7 @@ use obuilder_core::interpreter::Builder;
 use obuilder_core::{Fetcher, Sandbox, Store};
 
 use fetch_dir::DirFetcher;
-use sandbox_macos::{BuildUserSandbox, Config};
+use sandbox_macos::{BuildUserSandbox, Config, Fuse};
 use store_rsync::RsyncStore;
 
 use crate::error::CommandError;
@@ -38,24 +39,38 @@ pub(crate) fn store(settings: &Settings) -> Result<Arc<dyn Store>, CommandError>
 
 /// Makes the sandbox.
 pub(crate) fn sandbox(settings: &Settings) -> Result<Arc<dyn Sandbox>, CommandError> {
-    Ok(Arc::new(build_user_sandbox(settings)?))
+    Ok(Arc::new(build_user_sandbox(settings, Vec::new())?))
 }
 
-/// Makes the sandbox, as what it is.
-pub(crate) fn build_user_sandbox(settings: &Settings) -> Result<BuildUserSandbox, CommandError> {
-    let hidden = vec![settings.store()?.path];
+/// Makes the sandbox, as what it is. Steps do not see `secret` files, nor the store. (The caller's home, with keys
+/// and the like, the sandbox hides by itself; the configuration file says nothing that steps may not know.)
+pub(crate) fn build_user_sandbox(
+    settings: &Settings,
+    secret: Vec<PathBuf>,
+) -> Result<BuildUserSandbox, CommandError> {
+    let mut hidden = secret;
+    hidden.push(settings.store()?.path);
     if settings.users()?.len() > 1 && !nix::unistd::geteuid().is_root() {
         output::warn("only root runs several steps at once; `--slots` is without effect");
     }
     let (users, isolation, limits) = (settings.users()?, settings.isolation(), settings.limits());
-    let config = Config { users, hidden, isolation, limits, ..Config::new(settings.home()) };
+    let fuse = settings.fuse().map(served_by_ourselves).transpose()?;
+    let config = Config { users, hidden, isolation, limits, fuse, ..Config::new(settings.home()) };
     Ok(BuildUserSandbox::new(config)?)
 }
 
-/// Everything a build needs; what a killed one has left running is ended.
-pub(crate) fn builder(settings: &Settings) -> Result<Builder, CommandError> {
+/// The mount at `mount`, served by this program.
+fn served_by_ourselves(mount: PathBuf) -> Result<Fuse, CommandError> {
+    let program = std::env::current_exe().map_err(|error| {
+        CommandError::system("failed to find this program on disk").caused_by(&error)
+    })?;
+    Ok(Fuse { mount, server: vec![program.into(), "serve-trees".into()] })
+}
+
+/// Everything a build needs, in which steps do not see `secret` files; what a killed one has left running is ended.
+pub(crate) fn builder(settings: &Settings, secret: Vec<PathBuf>) -> Result<Builder, CommandError> {
     let cache = cache(settings)?;
-    let sandbox = build_user_sandbox(settings)?;
+    let sandbox = build_user_sandbox(settings, secret)?;
     sandbox.recover()?;
     let fetcher: Arc<dyn Fetcher> = Arc::new(DirFetcher::new(settings.image_dirs()));
     Ok(Builder { cache, sandbox: Arc::new(sandbox), fetcher })

@@ -4,9 +4,13 @@
 
 mod common;
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::process::Command;
 
 use common::World;
+use tempfile::TempDir;
 
 const SPEC: &str = "((from scratch) (run (secrets (token (target /run/token)))
     (shell \"echo it is $(cat $OBUILDER_SECRETS_DIR/token); base64 $OBUILDER_SECRETS_DIR/token\")))";
@@ -75,4 +79,53 @@ fn a_short_secret_is_warned_of() {
         .success()
         .prints("it is abc\n")
         .says("warning: the secret `token` has fewer than 4 bytes");
+}
+
+/// A directory in `/var/lib`, as a build user does not see the machine's temporary ones anyway; if that is on their volume.
+fn outside() -> TempDir {
+    let volume = |dir: &Path| dir.metadata().unwrap().dev();
+    let usual = Path::new("/var/lib");
+    let same = usual.exists() && volume(usual) == volume(&std::env::temp_dir());
+    let dir = tempfile::tempdir_in(usual).ok().filter(|_| same);
+    let dir = dir.unwrap_or_else(|| tempfile::tempdir().unwrap());
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+#[test]
+fn the_file_of_a_secret_is_for_steps_that_are_given_it() {
+    let (world, outside) = (World::new(), outside());
+    let token = outside.path().join("token");
+    fs::write(&token, SECRET).unwrap();
+    fs::set_permissions(&token, Permissions::from_mode(0o644)).unwrap();
+    let script = format!("cat {0}; cp {0} copy; test ! -s copy && echo nothing", token.display());
+    let spec = world.spec(&format!("((from scratch) (run (shell \"{script}\")))"));
+    let given = format!("token:{}", token.display());
+    let built = world.run(["build", spec.to_str().unwrap(), "--no-redact", "--secret", &given]);
+    let built = built.success();
+    assert!(built.stdout.contains("nothing"), "{built:#?}");
+    assert!(!built.stdout.contains(SECRET), "{built:#?}");
+}
+
+#[test]
+fn a_step_sees_neither_the_store_nor_a_deleted_cache() {
+    let (world, outside) = (World::new(), outside());
+    let store = outside.path().join("store");
+    let (dir, url) = (store.display(), format!("--store=rsync:{}", store.display()));
+    let run = |args: &[&str]| world.run([args, &[&url]].concat());
+    let cached = "(cache (c (target c)))";
+    let build =
+        |script: &str| world.spec(&format!("((from scratch) (run {cached} (shell \"{script}\")))"));
+    let first = build("echo precious > c/f; cat c/f; chmod -R a+rX c");
+    run(&["build", first.to_str().unwrap()]).success().prints("precious\n");
+    run(&["clean"]).success();
+    let spy = format!(
+        "ls c; ls -R {dir}; grep -r precious {dir} $HOME; cat {dir}/*/*/*; echo x > {dir}/x; echo done"
+    );
+    let second = build(&spy);
+    let built = run(&["build", second.to_str().unwrap()]).success().prints("done\n");
+    let seen =
+        built.stdout.lines().filter(|line| line.contains("precious") || line.ends_with("result"));
+    assert_eq!(seen.filter(|line| !line.contains("grep")).count(), 0, "{built:#?}");
+    assert!(!store.join("x").exists());
 }

@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use obuilder_core::step::Outcome;
 use obuilder_core::testing::sandbox::step;
 use obuilder_core::{BuildLog, Cancel, Sandbox};
 
@@ -37,7 +38,8 @@ fn main() {
     let run = |networks: &[&str]| {
         let mut step = step("true");
         step.network = networks.iter().map(|network| (*network).into()).collect();
-        sandbox.run(&step, &tree, &log, &Cancel::new(), &|_| {}).unwrap();
+        let outcome = sandbox.run(&step, &tree, &log, &Cancel::new(), &|_| {}).unwrap();
+        assert_eq!(outcome, Outcome::Exited(0));
     };
     let mut times = [const { Vec::new() }; 3];
     for _ in 0..ROUNDS {

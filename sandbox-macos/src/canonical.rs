@@ -5,6 +5,7 @@
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 
 use obuilder_core::Cancel;
 use obuilder_core::step::Owner;
@@ -13,7 +14,7 @@ use crate::config::beside;
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::lock::Lock;
-use crate::slot::Slot;
+use crate::slot::{Placing, Slot};
 
 /// What a step is shown: the home, its temporary directory and its secrets.
 pub(crate) const SHOWN: [&str; 3] = ["", ".tmp", ".secrets"];
@@ -33,20 +34,26 @@ impl Canonical {
     ) -> Result<Self> {
         let home = slot.home.display();
         let tell = || waiting(&format!("another step uses the home `{home}`"));
-        loop {
+        for cleared in [false, true] {
             let lock = Lock::share(&beside(&slot.home, ".lock"), cancel, tell)?;
-            if lock.text().is_empty() && make_mount_points(slot)? {
+            let occupied = make_mount_points(slot)?;
+            if lock.text().is_empty() && occupied.is_none() {
                 return Ok(Self { _lock: lock });
             }
             drop(lock);
-            let alone = Slot { place: slot.home.clone(), ..slot.clone() };
+            if cleared {
+                return Err(Error::HomeTaken(occupied.unwrap_or_else(|| slot.home.clone())));
+            }
+            let (place, placing) = (slot.home.clone(), Placing::Rename);
+            let alone = Slot { place, placing, ..slot.clone() };
             Home::acquire(&alone, owner, cancel, waiting)?;
         }
+        unreachable!("the second round returns")
     }
 }
 
-/// Makes what is missing; says whether all of them are empty.
-fn make_mount_points(slot: &Slot) -> Result<bool> {
+/// Makes what is missing; gives one that is not empty, if there is one.
+fn make_mount_points(slot: &Slot) -> Result<Option<PathBuf>> {
     for suffix in SHOWN {
         let path = beside(&slot.home, suffix);
         let action = || format!("make `{}`", path.display());
@@ -56,8 +63,8 @@ fn make_mount_points(slot: &Slot) -> Result<bool> {
         }
         let mut entries = fs::read_dir(&path).map_err(Error::io(action()))?;
         if entries.next().is_some() {
-            return Ok(false);
+            return Ok(Some(path));
         }
     }
-    Ok(true)
+    Ok(None)
 }

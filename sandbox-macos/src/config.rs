@@ -1,5 +1,6 @@
 //! What a person may set.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::limits::Limits;
@@ -21,10 +22,25 @@ pub struct Config {
     pub hidden: Vec<PathBuf>,
     /// How much steps are kept apart.
     pub isolation: Isolation,
+    /// Shows steps their trees by a FUSE filesystem; none for what the system has of its own. Used by root alone.
+    pub fuse: Option<Fuse>,
     /// Where locks that are good for the whole machine lie; made if missing. Used by root alone.
     pub lock_dir: PathBuf,
     /// What each step may use.
     pub limits: Limits,
+}
+
+/// A mount of [`usrlocal_fs`] that shows each build user its own tree.
+///
+/// It is made by the first step that needs it, together with one at each remapped prefix, and stays. `MOUNT.slots`,
+/// `MOUNT.scoreboard`, `MOUNT.lock` and `MOUNT.log` stand beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fuse {
+    /// Where it is mounted; absolute, on the store's volume. The canonical home lies two levels below it or deeper, since at the
+    /// first level `getcwd(2)` may fail on Linux.
+    pub mount: PathBuf,
+    /// The command that serves it. `--scoreboard DIR` and, for each mount, `--show AT SUBDIRECTORY` are added to it.
+    pub server: Vec<OsString>,
 }
 
 /// Name and number of a build user.
@@ -56,6 +72,7 @@ impl Config {
             prefixes: vec![("/usr/local".into(), "local".into())],
             hidden: Vec::new(),
             isolation: Isolation::default(),
+            fuse: None,
             lock_dir: crate::platform::LOCK_DIR.into(),
             limits: Limits::default(),
         }

@@ -69,9 +69,12 @@ pub enum Error {
         /// What it said.
         stderr: String,
     },
+    /// The filesystem that shows steps their trees does not start.
+    #[error("the filesystem of build users does not start: {0}")]
+    NotServed(String),
     /// Steps of several slots cannot be shown the same home.
     #[error(
-        "several slots need a view of the filesystem for each step, which the system refuses: use `--slots 1`"
+        "several slots need a view of the filesystem for each step, which the system refuses: use `--slots 1`, or show them by FUSE with `--fuse`"
     )]
     OneSlotOnly,
     /// A symlink or a file stands on the way to where something is to be placed.

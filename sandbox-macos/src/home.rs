@@ -24,7 +24,7 @@ use crate::canonical::Canonical;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
 use crate::mounts::{Mounts, Wanted};
-use crate::slot::Slot;
+use crate::slot::{Placing, Slot};
 use crate::{stuck, tree};
 
 /// A canonical home that nobody else uses now, and that nothing is left in.
@@ -43,15 +43,15 @@ impl<'a> Home<'a> {
         cancel: &Cancel,
         waiting: &dyn Fn(&str),
     ) -> Result<Self> {
-        if let Some(parent) = slot.home.parent() {
-            make_parents(parent, 0o755)?;
-        }
-        let canonical = match slot.place.parent() {
-            Some(parent) if slot.is_shown() => {
-                make_parents(parent, 0o700)?;
+        let parent = |path: &'a Path| path.parent().unwrap_or(path);
+        let canonical = match slot.placing {
+            Placing::Rename => make_parents(parent(&slot.home), 0o755).map(|()| None)?,
+            Placing::World => {
+                make_parents(parent(&slot.home), 0o755)?;
+                make_parents(parent(&slot.place), 0o700)?;
                 Some(Canonical::share(slot, owner, cancel, waiting)?)
             }
-            _ => None,
+            Placing::Fuse => make_parents(parent(&slot.place), 0o755).map(|()| None)?,
         };
         let place = slot.place.display();
         let tell = || waiting(&format!("another step uses the home `{place}`"));
@@ -69,7 +69,8 @@ impl<'a> Home<'a> {
         if left.is_none() && left_tmp.is_none() && known.is_empty() {
             return Ok(());
         }
-        let theirs = |found: &fs::Metadata| owner.is_some_and(|owner| found.uid() == owner.uid);
+        let theirs =
+            |found: &fs::Metadata| owner.is_some() && self.slot.uids.contains(&found.uid());
         let interrupted = left_tmp.as_ref().is_some_and(theirs);
         if let Some(left) = left {
             let ours = known == identity(&left) || (interrupted && theirs(&left));

@@ -59,11 +59,12 @@ pub(crate) enum Stage {
     Limits,
     Identity,
     Workdir,
+    Seal,
     Exec,
 }
 
 impl Stage {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Session,
         Self::Descriptors,
         Self::Network,
@@ -71,6 +72,7 @@ impl Stage {
         Self::Limits,
         Self::Identity,
         Self::Workdir,
+        Self::Seal,
         Self::Exec,
     ];
 
@@ -84,6 +86,7 @@ impl Stage {
             Self::Limits => "limit what the command may use",
             Self::Identity => "become the build user",
             Self::Workdir => "enter the working directory",
+            Self::Seal => "keep the command to what it may do",
             Self::Exec => "execute the command",
         }
     }
@@ -162,6 +165,7 @@ impl Launch {
             parent.check(self.become_owner(), Stage::Identity);
             self.enter_workdir(parent);
             default_signals();
+            parent.check(self.confinement.seal(), Stage::Seal);
             for program in &self.programs {
                 libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr());
                 if !matches!(errno(), libc::ENOENT | libc::ENOTDIR | libc::EACCES) {

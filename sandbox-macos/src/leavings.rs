@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
@@ -33,7 +34,9 @@ pub fn leavings(config: &Config) -> Result<Vec<Leaving>> {
     let mut found = Vec::new();
     for slot in &slots {
         let user_in_use = is_locked(&slot.lock_path());
-        if geteuid().is_root() && !user_in_use {
+        // A number that belongs to somebody else is a matter of another check.
+        let ours = matches!(user::find(slot), Ok(Some(_)));
+        if geteuid().is_root() && ours && !user_in_use {
             found.extend(processes(slot)?);
         }
         if !user_in_use && !is_locked(&slot.beside(".lock")) {
@@ -62,6 +65,14 @@ fn places(slot: &Slot) -> Result<Vec<Leaving>> {
     let points = mounted::points().map_err(Error::io("list what is mounted"))?;
     let mut found = Vec::new();
     for path in paths.iter().filter(|path| is_filled(path)) {
+        if !is_ours(slot, path) {
+            let path = path.display();
+            found.push(Leaving {
+                what: format!("`{path}` stands where trees are placed, and no build left it there; no step can run"),
+                remedy: "move it away, or choose another --home".to_owned(),
+            });
+            continue;
+        }
         found.push(Leaving {
             what: format!("`{}` was left by a step", path.display()),
             remedy: "the next step clears it: `obuild healthcheck`".to_owned(),
@@ -98,6 +109,13 @@ fn stuck(home: &Path) -> Result<Vec<Leaving>> {
 
 fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether a step may have left it: without a build user that cannot be told from the outside.
+fn is_ours(slot: &Slot, path: &Path) -> bool {
+    let owner = path.symlink_metadata().map(|found| found.uid());
+    let aside = path == slot.beside(".aside");
+    !geteuid().is_root() || aside || owner.is_ok_and(|uid| slot.uids.contains(&uid))
 }
 
 /// Whether there is anything but an empty directory, which is what several slots show their homes at.

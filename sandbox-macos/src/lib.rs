@@ -42,6 +42,7 @@ mod command;
 )]
 mod confine;
 mod follow;
+mod fuse;
 mod jobs;
 mod kill;
 mod launch;
@@ -56,6 +57,7 @@ mod run;
 mod terminal;
 
 mod sandbox;
+mod weaknesses;
 
 pub mod probe;
 
@@ -69,9 +71,10 @@ use linux as platform;
 #[cfg(target_os = "macos")]
 use macos as platform;
 
-pub use config::{Account, Config, Isolation};
+pub use config::{Account, Config, Fuse, Isolation};
 pub use confine::Abilities;
 pub use error::Error;
+pub use fuse::serve_trees;
 pub use limits::Limits;
 pub use sandbox::BuildUserSandbox;
 pub use user::BuildUser;

@@ -12,9 +12,6 @@ use crate::platform::limits::{CORE, OTHERS, OWN_MEMORY};
 /// How much longer than its limit a process may go on that does not end by SIGXCPU.
 const GRACE: rlim_t = 5;
 
-/// How many more processes the build user may have than a group that bounds them.
-const SPARE: rlim_t = 8;
-
 /// What one step may use.
 ///
 /// Where the system has control groups that we may use (Linux, as root), time, memory and processes are those of the whole
@@ -99,9 +96,8 @@ impl Limits {
             all.push(ProcessLimit::new(resource, own, own));
         }
         if is_build_user {
-            // The group counts what it refuses, so it comes first.
-            let most =
-                self.processes.saturating_add(if group.limits_processes() { SPARE } else { 0 });
+            // The system counts for a user what earlier steps left to be waited for too; a group counts one step alone.
+            let most = if group.limits_processes() { RLIM_INFINITY } else { self.processes };
             all.push(ProcessLimit::new(libc::RLIMIT_NPROC as c_int, most, most));
         }
         all
@@ -183,6 +179,11 @@ impl Bounds {
         0
     }
 
+    /// Whether limits that should hold for all of the step hold for each of its processes alone.
+    pub(crate) fn are_short(&self) -> bool {
+        self.group.has_failed()
+    }
+
     /// What to say in the log of a step that has ended with this wait status.
     pub(crate) fn told(&self, status: c_int) -> String {
         let counts = self.group.counts().unwrap_or_default();
@@ -227,6 +228,9 @@ impl CpuClock<'_> {
 /// For a sandbox that has a limit which this system does not know for a step.
 pub(crate) fn weakness(limits: &Limits, root: bool) -> Option<String> {
     let whole = root && Group::can_limit_memory();
+    if !root && limits.processes != Limits::default().processes {
+        return Some("the number of processes is not limited without root".to_owned());
+    }
     (limits.memory.is_some() && !whole).then(|| match OWN_MEMORY {
         Some(_) => "memory is limited for each process, not for the step".to_owned(),
         None => "memory is not limited: this system has no means to".to_owned(),

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,8 +42,8 @@ impl Lock {
     pub(crate) fn attempt(path: &Path) -> Result<Option<Self>> {
         let (file, fresh) = open(path)?;
         match lock(&file, path, FlockOperation::NonBlockingLockExclusive)? {
-            true => Self::taken(file, path, fresh).map(Some),
-            false => Ok(None),
+            true if is_at(&file, path) => Self::taken(file, path, fresh).map(Some),
+            _ => Ok(None),
         }
     }
 
@@ -53,9 +53,17 @@ impl Lock {
         cancel: &Cancel,
         waiting: impl Fn(),
     ) -> Result<Self> {
-        let (file, fresh) = open(path)?;
+        let (mut file, mut fresh) = open(path)?;
         let mut told = false;
-        while !lock(&file, path, operation)? {
+        loop {
+            if lock(&file, path, operation)? {
+                if is_at(&file, path) {
+                    return Self::taken(file, path, fresh);
+                }
+                // Somebody has removed it, and others lock what stands there now.
+                (file, fresh) = open(path)?;
+                continue;
+            }
             if !std::mem::replace(&mut told, true) {
                 waiting();
             }
@@ -63,7 +71,6 @@ impl Lock {
                 return Err(Error::Cancelled);
             }
         }
-        Self::taken(file, path, fresh)
     }
 
     fn taken(mut file: File, path: &Path, fresh: bool) -> Result<Self> {
@@ -94,6 +101,14 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone would not do: a process that another thread has just forked has the file too until it executes
+        // its program. An unlock that fails leaves it to the closing.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 /// Opens the file of a lock; says whether it was made.
 fn open(path: &Path) -> Result<(File, bool)> {
     let action = || format!("open the lock `{}`", path.display());
@@ -105,6 +120,13 @@ fn open(path: &Path) -> Result<(File, bool)> {
         }
         opened => Ok((opened.map_err(Error::io(action()))?, false)),
     }
+}
+
+/// Whether `file` is what stands at `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let numbers = |found: std::fs::Metadata| (found.dev(), found.ino());
+    let (held, there) = (file.metadata().map(numbers), path.symlink_metadata().map(numbers));
+    matches!((held, there), (Ok(held), Ok(there)) if held == there)
 }
 
 /// Tries to lock; says whether that succeeded.

@@ -4,11 +4,9 @@
 //! whether the user may have processes: a killed run leaves it, and the next one that takes the user kills them first.
 //! A user whose processes outlive SIGKILL is put aside until they have gone; the others go on.
 
-use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use obuilder_core::Cancel;
 
@@ -17,21 +15,22 @@ use crate::error::{Error, Result};
 use crate::kill::{everything_of, names};
 use crate::lock::Lock;
 use crate::platform::cgroup::Group;
-use crate::slot::Slot;
+use crate::slot::{Placing, Slot};
 use crate::user::{self, BuildUser, closed_ancestor};
 use crate::{platform, sweep};
 
 /// Text of a user's lock while a step may run. Lines with the directories of its control group follow.
 const BUSY: &str = "a step runs";
-/// Text of the lock of a user who has unkillable processes; the same lines follow.
-const ASIDE: &str = "put aside";
+/// How the text of the lock of a user who has unkillable processes begins; which ones, and the same lines, follow.
+const ASIDE: &str = "put aside: ";
+/// How often a waiting step looks whether a user who was put aside is well again.
+const RECOVERY: Duration = Duration::from_secs(1);
 /// How often a waiting step looks for a free slot.
 const PATIENCE: Duration = Duration::from_millis(10);
 
 /// The slots of one sandbox.
 pub(crate) struct Pool {
     slots: Vec<Slot>,
-    users: Mutex<HashMap<u32, BuildUser>>,
 }
 
 /// A slot that is ours, with nothing of its user running.
@@ -43,7 +42,7 @@ pub(crate) struct Taken {
 
 /// What came of trying to take a slot.
 enum Tried {
-    Taken(Taken),
+    Taken(Box<Taken>),
     /// Somebody else has it.
     Busy,
     /// It has processes that cannot be killed: which.
@@ -53,7 +52,7 @@ enum Tried {
 impl Pool {
     /// The slots of `config`.
     pub(crate) fn new(config: &Config) -> Self {
-        Self { slots: config.slots(), users: Mutex::default() }
+        Self { slots: config.slots() }
     }
 
     /// All slots.
@@ -62,6 +61,8 @@ impl Pool {
     }
 
     /// Takes a free slot, if possible the one whose user has the number `preferred`. Needs root.
+    ///
+    /// A slot that cannot be had for a reason of its own is no obstacle while there is another.
     pub(crate) fn take(
         &self,
         preferred: Option<u32>,
@@ -70,20 +71,29 @@ impl Pool {
     ) -> Result<Taken> {
         let mut order: Vec<_> = self.slots.iter().collect();
         order.sort_by_key(|slot| Some(slot.user.uid) != preferred);
-        let mut first = true;
+        let (mut told, mut looked) = (false, None::<Instant>);
         loop {
-            let mut aside = Vec::new();
+            let look = looked.is_none_or(|when| when.elapsed() > RECOVERY);
+            if look {
+                looked = Some(Instant::now());
+            }
+            let (mut aside, mut errors) = (Vec::new(), Vec::new());
             for slot in &order {
-                match self.try_slot(slot, first)? {
-                    Tried::Taken(taken) => return Ok(taken),
-                    Tried::Busy => {}
-                    Tried::Aside(what) => aside.push(what),
+                match try_slot(slot, look) {
+                    Ok(Tried::Taken(taken)) => return Ok(*taken),
+                    Ok(Tried::Busy) => {}
+                    Ok(Tried::Aside(what)) => aside.push(what),
+                    Err(error) => errors.push(error),
                 }
             }
-            if aside.len() == order.len() {
-                return Err(Error::Survivors(aside.join("; ")));
+            if aside.len() + errors.len() == order.len() {
+                let survivors = Error::Survivors(aside.join("; "));
+                return Err(errors.into_iter().next().unwrap_or(survivors));
             }
-            if std::mem::take(&mut first) {
+            if !std::mem::replace(&mut told, true) {
+                for error in errors {
+                    tracing::warn!(error = error.with_sources(), "a slot cannot be used");
+                }
                 waiting(&self.busy());
             }
             if cancel.wait_timeout(PATIENCE) {
@@ -100,76 +110,106 @@ impl Pool {
         }
     }
 
-    /// Takes `slot` if it is free and well; whether one that was put aside has become well is looked at if `look` says so.
-    fn try_slot(&self, slot: &Slot, look: bool) -> Result<Tried> {
-        user::make_lock_dir(slot)?;
-        let Some(mut lock) = Lock::attempt(&slot.lock_path())? else { return Ok(Tried::Busy) };
-        if lock.is_fresh() {
-            // Until everything has been killed, the next one must try too.
-            lock.set_text(BUSY)?;
-        }
-        let user = self.known(slot)?;
-        if let Some(alive) = clear(slot, &mut lock, look)? {
-            return Ok(Tried::Aside(alive));
-        }
-        match closed_ancestor(&slot.home, user.owner) {
-            None => Ok(Tried::Taken(Taken { slot: slot.clone(), user, lock })),
-            Some(dir) => {
-                let (user, home) = (slot.user.name.clone(), slot.home.clone());
-                Err(Error::Unreachable { user, home, dir })
-            }
-        }
-    }
-
-    fn known(&self, slot: &Slot) -> Result<BuildUser> {
-        let mut known = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(user) = known.get(&slot.user.uid) {
-            return Ok(user.clone());
-        }
-        let user = BuildUser::ensure(slot)?;
-        known.insert(slot.user.uid, user.clone());
-        Ok(user)
-    }
-
     /// The build user of `slot`, made if it is missing. Needs root, and waits for the slot only to make the user.
     pub(crate) fn ensure(&self, slot: &Slot) -> Result<BuildUser> {
         if let Some(user) = user::find(slot)? {
             return Ok(user);
         }
         let _lock = user::lock(slot, &Cancel::new(), || {})?;
-        self.known(slot)
+        BuildUser::ensure(slot)
     }
 
-    /// Takes each slot that is free and that a killed run has left busy, kills what runs there, and hands it to `tidy`.
+    /// Takes each slot that is free and that a killed run has left busy, and kills what runs there. Then `tidy` is given each
+    /// such slot, and each that is configured no more and whose place of its own is not empty.
     pub(crate) fn recover(&self, mut tidy: impl FnMut(&Slot)) -> Result<()> {
-        for slot in &self.slots {
+        let former = self.former();
+        for (slot, configured) in self
+            .slots
+            .iter()
+            .map(|slot| (slot, true))
+            .chain(former.iter().map(|slot| (slot, false)))
+        {
             if !slot.lock_path().exists() {
                 continue;
             }
             let Some(mut lock) = Lock::attempt(&slot.lock_path())? else { continue };
-            if state(&lock) == BUSY && clear(slot, &mut lock, true)?.is_none() {
+            let own = slot.placing != Placing::Rename;
+            let left = state(&lock) == BUSY || (!configured && own && slot.is_occupied());
+            // Whoever has the number now may be somebody else.
+            let ours = left && matches!(user::find(slot), Ok(Some(_)));
+            if ours && clear(slot, &mut lock, true)?.is_none() {
                 tidy(slot);
             }
         }
         Ok(())
     }
+
+    /// Slots that have been used and are not configured (any more).
+    pub(crate) fn former(&self) -> Vec<Slot> {
+        let Some(first) = self.slots.first() else { return Vec::new() };
+        let all = first.traces().into_iter();
+        all.filter(|slot| !self.slots.iter().any(|now| now.has_all_of(slot))).collect()
+    }
 }
 
-/// Kills what a killed run has left of the user; what cannot be killed is told.
+/// Removes the build user of `slot`, and what a killed run has left of it; says whether there was one. Needs root, and waits for a
+/// step of the user's.
+pub(crate) fn remove(slot: &Slot, waiting: &dyn Fn(&str)) -> Result<bool> {
+    if user::find(slot)?.is_none() {
+        return Ok(false);
+    }
+    let tell = || waiting(&format!("build user `{}` runs a step", slot.user.name));
+    let mut lock = user::lock(slot, &Cancel::new(), tell)?;
+    // Somebody else may have removed it meanwhile.
+    if user::find(slot)?.is_none() {
+        return Ok(false);
+    }
+    // Whatever the lock says, something may have been started since.
+    let text = groups(&lock).fold(BUSY.to_owned(), with_line);
+    lock.set_text(&text)?;
+    if let Some(alive) = clear(slot, &mut lock, true)? {
+        return Err(Error::Survivors(alive));
+    }
+    platform::user::remove(slot).map(|()| true)
+}
+
+/// Takes `slot` if it is free and well; whether one that was put aside has become well is looked at if `look` says so.
+fn try_slot(slot: &Slot, look: bool) -> Result<Tried> {
+    user::make_lock_dir(slot)?;
+    let Some(mut lock) = Lock::attempt(&slot.lock_path())? else { return Ok(Tried::Busy) };
+    // First of all: what runs under the number of somebody who is no build user is none of our business.
+    let user = BuildUser::ensure(slot)?;
+    if lock.is_fresh() {
+        // Until everything has been killed, the next one must try too.
+        lock.set_text(BUSY)?;
+    }
+    if let Some(alive) = clear(slot, &mut lock, look)? {
+        return Ok(Tried::Aside(alive));
+    }
+    match closed_ancestor(&slot.home, user.owner) {
+        None => Ok(Tried::Taken(Box::new(Taken { slot: slot.clone(), user, lock }))),
+        Some(dir) => {
+            let (user, home) = (slot.user.name.clone(), slot.home.clone());
+            Err(Error::Unreachable { user, home, dir })
+        }
+    }
+}
+
+/// Kills what a killed run has left of the user, who must be a build user of ours; what cannot be killed is told.
 fn clear(slot: &Slot, lock: &mut Lock, look: bool) -> Result<Option<String>> {
-    let uid = slot.user.uid;
     let name = &slot.user.name;
     if lock.text().is_empty() {
         return Ok(None);
     }
-    if state(lock) == ASIDE {
-        let alive = if look { user::alive(slot)? } else { Vec::new() };
-        if !look || !alive.is_empty() {
-            return Ok(Some(format!("build user `{name}` has {}", names(&alive))));
+    let aside = state(lock).strip_prefix(ASIDE);
+    if let Some(known) = aside {
+        let alive = if look { names(&user::alive(slot)?) } else { known.to_owned() };
+        if !alive.is_empty() {
+            return Ok(Some(format!("build user `{name}` has {alive}")));
         }
     }
-    platform::services::stop_of(uid);
-    match everything_of(uid) {
+    platform::services::stop_of(slot.user.uid);
+    match everything_of(slot.user.uid) {
         Ok(()) => {
             groups(lock).for_each(platform::cgroup::remove_left);
             sweep::after(slot.owner(), &slot.home);
@@ -178,7 +218,7 @@ fn clear(slot: &Slot, lock: &mut Lock, look: bool) -> Result<Option<String>> {
         }
         Err(Error::Survivors(alive)) => {
             tracing::warn!("build user `{name}` is put aside: {alive} cannot be killed");
-            let text = groups(lock).fold(ASIDE.to_owned(), with_line);
+            let text = groups(lock).fold(format!("{ASIDE}{alive}"), with_line);
             lock.set_text(&text)?;
             Ok(Some(format!("build user `{name}` has {alive}")))
         }

@@ -17,6 +17,7 @@ use crate::config::{Config, Isolation};
 use crate::confine::{Abilities, Confined};
 use crate::error::{Error, Result};
 use crate::follow::{Lines, Stop, drain, follow};
+use crate::fuse::Shown;
 use crate::home::{Home, Placed};
 use crate::kill::Leash;
 use crate::launch::{Launch, Running, Session, Stage};
@@ -28,12 +29,17 @@ use crate::platform::confine::Confinement;
 use crate::policy::Policy;
 use crate::pool::Taken;
 use crate::relay::Relay;
-use crate::slot::Slot;
+use crate::slot::{Placing, Slot};
 use crate::terminal::Lent;
 
 /// Said in the log of a step that should not reach the host's network, and does.
 const OPEN_NETWORK: &str =
     "obuild: this step reaches the host's network: the system refuses it a network of its own\n";
+
+/// Said in the log of a step that should see what its policy shows, and sees the system.
+const OPEN_FILES: &str = "obuild: this step sees the store and may write wherever its user may: the system refuses it a view of its own\n";
+/// Said in the log of a step whose limits hold for each of its processes alone.
+const LOOSE: &str = "obuild: limits of memory and time hold for each process of this step: its control group cannot be made\n";
 
 /// Where the command's output goes.
 pub(crate) enum Screen<'a> {
@@ -69,6 +75,8 @@ impl Run<'_> {
         let wanted = Wanted::new(self.config, self.step).map_err(refused)?;
         let in_memory = self.has_world();
         let mut placed = home.place(tree, self.owner, &wanted, in_memory)?;
+        let shown = self.config.fuse.as_ref().filter(|_| self.owner.is_some());
+        let shown = shown.map(|fuse| Shown::new(fuse, self.config, self.slot)).transpose()?;
         let group = self.uid().map(|uid| Group::planned(&self.config.limits, uid));
         let group = group.unwrap_or_default();
         if let Some(taken) = taken.as_mut() {
@@ -78,6 +86,7 @@ impl Run<'_> {
         let bounds = Bounds::make(self.config.limits, self.owner.is_some(), group);
         let outcome = self.run_placed(Given { wanted: &wanted, bounds: &bounds });
         drop(bounds);
+        drop(shown);
         leave(placed, taken, outcome)
     }
 
@@ -94,10 +103,9 @@ impl Run<'_> {
             Ok(running) => Leash::new(running, self.uid())?,
             Err(error) => return not_executed(self.step, &error, log),
         };
-        let refused = self.is_refused_a_network();
         let log = &mut Lines::new(log, self.refuses_nesting());
-        if refused {
-            log.tell(OPEN_NETWORK).map_err(Error::io("write the build log"))?;
+        for line in self.openings(given.bounds) {
+            log.tell(line).map_err(Error::io("write the build log"))?;
         }
         let mut output = File::from(output);
         let times = (self.step.timeout, given.bounds.clock());
@@ -169,14 +177,29 @@ impl Run<'_> {
 
     /// Whether the step has a view of the filesystem of its own.
     fn has_world(&self) -> bool {
-        let wanted = self.config.isolation == Isolation::Full || self.slot.is_shown();
+        let wanted = match self.slot.placing {
+            Placing::Rename => self.config.isolation == Isolation::Full,
+            Placing::World => true,
+            // A view of its own would show the mount read-only.
+            Placing::Fuse => false,
+        };
         self.owner.is_some() && wanted && self.abilities.world
     }
 
-    /// Whether the step is to be kept from the host's network, and is not.
-    fn is_refused_a_network(&self) -> bool {
-        let wanted = self.owner.is_some() && self.step.network.is_empty();
-        wanted && !self.abilities.network
+    /// What a build user's step is to be kept from, and is not.
+    fn openings(&self, bounds: &Bounds) -> Vec<&'static str> {
+        let mut lines = Vec::new();
+        let full = self.config.isolation == Isolation::Full;
+        if self.owner.is_some() && self.step.network.is_empty() && !self.abilities.network {
+            lines.push(OPEN_NETWORK);
+        }
+        if self.owner.is_some() && full && !self.abilities.policy {
+            lines.push(OPEN_FILES);
+        }
+        if bounds.are_short() {
+            lines.push(LOOSE);
+        }
+        lines
     }
 
     /// Whether the step cannot start a sandbox of its own.
@@ -190,12 +213,13 @@ impl Run<'_> {
             (Some(_), Some(first)) => first.name.clone(),
             _ => calling_user(),
         };
-        let policy = Policy::new(self.config, self.slot, self.step);
+        let policy = Policy::new(self.config, self.slot, self.step, self.owner);
+        let fuse = self.slot.placing == Placing::Fuse;
         let confined = Confined {
             policy: (self.config.isolation == Isolation::Full).then_some(&policy),
             slot: self.slot,
             wanted,
-            prefixes: &self.config.prefixes,
+            prefixes: if fuse { &[] } else { &self.config.prefixes },
             owner: self.owner,
             has_world: self.has_world(),
         };

@@ -10,16 +10,18 @@ use obuilder_core::spec::User;
 use obuilder_core::step::{Outcome, Owner, Step};
 use obuilder_core::{BuildLog, Cancel, Sandbox};
 
-use crate::config::{Config, Isolation};
+use crate::config::Config;
 use crate::confine::Abilities;
 use crate::error::{Error, Result, during};
+use crate::fuse;
 use crate::home::Home;
 use crate::mounts::Wanted;
 use crate::platform;
-use crate::pool::{Pool, owner_of};
+use crate::pool::{self, Pool, owner_of};
 use crate::run::{Run, Screen, calling_user};
 use crate::slot::Slot;
 use crate::user::{self, BuildUser};
+use crate::weaknesses;
 
 /// Build users as a sandbox; see the [crate].
 ///
@@ -48,6 +50,12 @@ impl BuildUserSandbox {
                 hint: "give at least one slot".to_owned(),
             });
         }
+        if let Some(fuse) = &config.fuse {
+            fuse::check(fuse, &config.home).map_err(|what| SandboxError::Unsupported {
+                what,
+                hint: "choose a home such as `MOUNT/users/builder` with `--home`".to_owned(),
+            })?;
+        }
         let root = nix::unistd::geteuid().is_root();
         let pool = Pool::new(&config);
         Ok(Self { config, root, pool, abilities: OnceLock::new() })
@@ -67,17 +75,32 @@ impl BuildUserSandbox {
         made.map_err(during("make the build users"))
     }
 
-    /// Removes the build users; gives the names of those that were there. Needs root.
+    /// Removes the build users, also all others that were made for this home; gives the names of those that were
+    /// there. Needs root.
     ///
     /// Waits for steps of theirs that run; their other processes are killed first. A user of such a name with another
     /// number is an error.
-    pub fn remove_users(&self) -> std::result::Result<Vec<String>, SandboxError> {
-        let removed = |slot: &Slot| match user::remove(slot) {
+    pub fn remove_users(
+        &self,
+        waiting: &dyn Fn(&str),
+    ) -> std::result::Result<Vec<String>, SandboxError> {
+        let removed = |slot: &Slot| match pool::remove(slot, waiting) {
             Ok(there) => Ok(there.then(|| slot.user.name.clone())),
             Err(error) => Err(error),
         };
-        let names = self.pool.slots().iter().map(removed).collect::<Result<Vec<_>>>();
+        let former = self.pool.former();
+        let made_for_us = |slot: &&Slot| {
+            let found = user::find(slot).ok().flatten();
+            found.is_some_and(|user| user.registered_home == slot.home)
+        };
+        let all = self.pool.slots().iter().chain(former.iter().filter(made_for_us));
+        let names = all.map(removed).collect::<Result<Vec<_>>>();
+        let unmounted = |names| match &self.config.fuse {
+            Some(fuse) => fuse::unmount(fuse, &self.config).map(|()| names),
+            None => Ok(names),
+        };
         names
+            .and_then(unmounted)
             .map(|names| names.into_iter().flatten().collect())
             .map_err(during("remove the build users"))
     }
@@ -108,13 +131,13 @@ impl BuildUserSandbox {
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let (config, abilities) = (&self.config, self.abilities());
+        let (config, abilities) = (&self.config, self.granted()?);
         if !self.root {
             let slot = &Slot::callers(config);
             let run = Run { config, step, screen, cancel, waiting, abilities, slot, owner: None };
             return run.in_tree(tree, None);
         }
-        if self.config.users.len() > 1 && !abilities.world {
+        if self.config.users.len() > 1 && self.config.fuse.is_none() && !abilities.world {
             return Err(Error::OneSlotOnly);
         }
         let mut taken = self.pool.take(owner_of(tree), cancel, waiting)?;
@@ -123,40 +146,26 @@ impl BuildUserSandbox {
         run.in_tree(tree, Some(&mut taken))
     }
 
-    /// Finds out what the system grants to steps of build users, by trying it in a process of its own. Until this or a
+    /// Finds out what the system grants to steps, of build users by trying it in a process of its own. Until this or a
     /// step has tried, [`Capabilities::weaknesses`] hopes for the best, so that looking things up costs no process.
-    pub fn abilities(&self) -> Abilities {
-        let none = Abilities { network: false, world: false, policy: false };
-        let probe = || platform::confine::probe(self.config.isolation);
-        if self.root { *self.abilities.get_or_init(probe) } else { none }
+    ///
+    /// An error means that it cannot be said at the moment.
+    pub fn abilities(&self) -> std::result::Result<Abilities, SandboxError> {
+        self.granted().map_err(during("find out what the system grants"))
     }
 
-    fn weaknesses(&self) -> Vec<String> {
-        let mut weaknesses = Vec::new();
+    fn granted(&self) -> Result<Abilities> {
+        let wanted = self.config.isolation;
         if !self.root {
-            weaknesses.push(
-                "without root steps run as you, and can read and write everything you can"
-                    .to_owned(),
-            );
+            return Ok(platform::confine::of_callers(wanted));
         }
-        let known = self.abilities.get();
-        let open = |granted: fn(&Abilities) -> bool| known.is_some_and(|known| !granted(known));
-        if !self.root || open(|known| known.network) {
-            weaknesses
-                .push("steps without `(network host)` reach the network all the same".to_owned());
+        if let Some(known) = self.abilities.get() {
+            return Ok(*known);
         }
-        let policy = self.root && self.config.isolation == Isolation::Full;
-        if policy && open(|known| known.policy) {
-            weaknesses.push(
-                "steps see the store, and write wherever plain permissions let them".to_owned(),
-            );
-        }
-        weaknesses.extend(crate::limits::weakness(&self.config.limits, self.root));
-        if self.root {
-            let names: Vec<_> = self.config.users.iter().map(|user| user.name.as_str()).collect();
-            weaknesses.extend(crate::jobs::weakness(Path::new("/"), &names));
-        }
-        weaknesses
+        // A failure that will pass must not leave every later step open.
+        let action = "try how steps can be kept apart";
+        let found = platform::confine::probe(wanted).map_err(Error::io(action))?;
+        Ok(*self.abilities.get_or_init(|| found))
     }
 }
 
@@ -171,7 +180,9 @@ impl Sandbox for BuildUserSandbox {
                 format!("build users {}", names.join(", "))
             }
         };
-        Capabilities { name, slots, weaknesses: self.weaknesses() }
+        let granted = if self.root { self.abilities.get().copied() } else { self.granted().ok() };
+        let weaknesses = weaknesses::of(&self.config, self.root, granted);
+        Capabilities { name, slots, weaknesses }
     }
 
     fn check(&self, step: &Step) -> std::result::Result<(), SandboxError> {

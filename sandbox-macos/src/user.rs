@@ -2,22 +2,26 @@
 //!
 //! It is made once, by the system's own tools, and kept between builds. It has no password and nobody logs in as it.
 
+use std::ffi::CStr;
 use std::fs::DirBuilder;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::libc;
 use nix::unistd::{Uid, User};
 use obuilder_core::Cancel;
 use obuilder_core::step::Owner;
 
 use crate::config::{Account, beside};
 use crate::error::{Error, Result};
-use crate::kill::{Process, everything_of, names};
+use crate::kill::{Process, names};
 use crate::lock::Lock;
+use crate::platform;
 use crate::slot::Slot;
-use crate::{platform, sweep};
 
 /// How often a tool is tried that fails for a passing reason, and how long between.
 const ATTEMPTS: u32 = 100;
@@ -56,20 +60,30 @@ impl BuildUser {
     }
 }
 
-/// Removes the build user of `slot`; says whether there was one. Needs root.
-pub(crate) fn remove(slot: &Slot) -> Result<bool> {
-    if find(slot)?.is_none() {
-        return Ok(false);
+/// What the system notes of a build user's person.
+pub(crate) const PERSON: &str = "obuild build user";
+
+/// Numbers of the build users that were made for the home `home`.
+pub(crate) fn made_for(home: &Path) -> Vec<u32> {
+    /// The list of users has one place for all threads.
+    static READING: Mutex<()> = Mutex::new(());
+    let _reading = READING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut found = Vec::new();
+    // SAFETY: nobody else reads the list meanwhile, and an entry is read before the next one is asked for. Its strings end
+    // with a null byte.
+    unsafe {
+        libc::setpwent();
+        while let Some(entry) = libc::getpwent().as_ref() {
+            let text = |text| CStr::from_ptr(text).to_bytes();
+            if text(entry.pw_gecos) == PERSON.as_bytes()
+                && text(entry.pw_dir) == home.as_os_str().as_bytes()
+            {
+                found.push(entry.pw_uid);
+            }
+        }
+        libc::endpwent();
     }
-    let tell = || tracing::info!(name = slot.user.name, "waiting for a step of the build user");
-    let _lock = lock(slot, &Cancel::new(), tell)?;
-    // Somebody else may have removed it meanwhile.
-    let Some(user) = find(slot)? else { return Ok(false) };
-    platform::services::stop_of(user.owner.uid);
-    everything_of(user.owner.uid)?;
-    sweep::after(user.owner, &slot.home);
-    platform::user::remove(slot)?;
-    Ok(true)
+    found
 }
 
 /// The processes of the slot's user.

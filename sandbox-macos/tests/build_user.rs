@@ -68,14 +68,9 @@ fn a_step_is_the_build_user_in_a_world_of_its_own() {
 }
 
 #[test]
-fn a_step_leaves_no_core_and_cannot_take_every_process() {
-    if !needs_root() {
-        return;
-    }
-    let (outcome, text) = TestUser::new().fixture().sh("bash -c 'ulimit -c; ulimit -Hu'");
-    let limits: Vec<u32> = text.lines().map(|line| line.parse().unwrap()).collect();
-    assert_eq!((outcome, limits[0]), (Outcome::Exited(0), 0));
-    assert!(limits[1] <= 4096 + 8, "{text}");
+fn a_step_leaves_no_core() {
+    let ran = TestUser::new().fixture().sh("ulimit -c");
+    assert_eq!(ran, (Outcome::Exited(0), "0\n".to_owned()));
 }
 
 #[test]
@@ -130,15 +125,15 @@ fn the_user_is_made_once_and_kept_until_it_is_removed() {
         return;
     }
     let user = TestUser::new();
-    assert!(user.sandbox().remove_users().unwrap().is_empty(), "there is none yet");
+    assert!(user.sandbox().remove_users(&|_| {}).unwrap().is_empty(), "there is none yet");
     let made = user.sandbox().ensure_users().unwrap().remove(0);
     assert_eq!((&made.name, made.owner.uid), (&user.name(), user.uid()));
     assert_eq!(user.sandbox().ensure_users().unwrap(), std::slice::from_ref(&made));
     let shadow = fs::read_to_string("/etc/shadow").unwrap();
     let line = shadow.lines().find(|line| line.starts_with(&format!("{}:", made.name))).unwrap();
     assert!(line.split(':').nth(1).unwrap().starts_with('!'), "no password opens it");
-    assert_eq!(user.sandbox().remove_users().unwrap(), [made.name]);
-    assert!(user.sandbox().remove_users().unwrap().is_empty());
+    assert_eq!(user.sandbox().remove_users(&|_| {}).unwrap(), [made.name]);
+    assert!(user.sandbox().remove_users(&|_| {}).unwrap().is_empty());
 }
 
 #[test]
@@ -152,7 +147,8 @@ fn names_and_numbers_of_others_are_left_alone() {
         let users = vec![Account { name: name.to_owned(), uid }];
         Config { users, ..user.config.clone() }
     };
-    let remove = |config: &Config| BuildUserSandbox::new(config.clone()).unwrap().remove_users();
+    let remove =
+        |config: &Config| BuildUserSandbox::new(config.clone()).unwrap().remove_users(&|_| {});
     let number = with(&user.name(), 1);
     let expected = "with uid 1: that uid belongs to `daemon`: choose another with `--uid`";
     assert!(refusal(&number, &tree).contains(expected));

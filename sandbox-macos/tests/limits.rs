@@ -9,7 +9,9 @@
 
 mod common;
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{TestUser, is_root, needs_root};
@@ -26,7 +28,9 @@ fn run(limits: Limits, script: &str) -> (Outcome, String) {
     user.config.limits = limits;
     let fixture = user.fixture();
     let ran = fixture.run(&step(script), &fixture.tree("tree"));
-    assert_eq!(groups(user.uid()), Vec::<PathBuf>::new(), "the control group has gone");
+    if is_root() {
+        assert_eq!(groups(user.uid()), Vec::<PathBuf>::new(), "the control group has gone");
+    }
     assert_eq!(user.left_behind(), Vec::<String>::new());
     ran
 }
@@ -138,6 +142,26 @@ fn a_step_that_starts_too_many_processes_is_told_and_goes_on() {
     assert_eq!(outcome, Outcome::Exited(0), "{text}");
     let line = "obuild: the step could not start another process at its limit of 20 processes (--max-processes)\n";
     assert_eq!(text, line);
+}
+
+#[test]
+fn the_dead_that_nobody_has_waited_for_count_for_no_step() {
+    let limits = Limits { processes: 20, ..Limits::default() };
+    if !needs_root() || !has_groups(limits) {
+        return;
+    }
+    let mut user = TestUser::new();
+    user.config.limits = limits;
+    let fixture = user.fixture();
+    let tree = fixture.tree("tree");
+    assert_eq!(fixture.run(&step("true"), &tree).0, Outcome::Exited(0));
+    let dead = || Command::new("true").uid(user.uid()).spawn().unwrap();
+    let mut dead: Vec<_> = std::iter::repeat_with(dead).take(60).collect();
+    let script = "(for n in $(seq 10); do sleep 5 & done); exit 0";
+    assert_eq!(fixture.run(&step(script), &tree), (Outcome::Exited(0), String::new()));
+    for child in &mut dead {
+        child.wait().unwrap();
+    }
 }
 
 #[test]

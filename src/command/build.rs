@@ -65,6 +65,7 @@ impl Set for Uses {
         Key::RsyncMode,
         Key::FastSync,
         Key::Images,
+        Key::Fuse,
         Key::Home,
         Key::Uid,
         Key::UserPrefix,
@@ -135,9 +136,20 @@ fn build(args: &Args, settings: &Settings, view: &Arc<dyn View>) -> Result<Resul
     };
     let teller = view.clone();
     let cancel = signals::cancel_on_signals(move |text| teller.note(text))?;
-    let mut builder = session::builder(settings)?;
+    let mut builder = session::builder(settings, secret_files(&args.secrets))?;
     builder.sandbox = Arc::new(Telling::new(builder.sandbox, view.clone()));
     Ok(builder.build(&spec, &context, &options, &cancel, &**view)?)
+}
+
+/// The files of `ID:FILE` arguments, so far as they stand on disk: steps may read a secret only where it is given to them.
+fn secret_files(given: &[String]) -> Vec<PathBuf> {
+    let files =
+        given.iter().filter_map(|text| Path::new(text.split_once(':')?.1).canonicalize().ok());
+    // What a shell or a supervisor passes as `/dev/fd/N` is not to be found under a name.
+    let on_disk = |path: &PathBuf| {
+        path.is_file() && !["/proc", "/dev", "/sys"].iter().any(|dir| path.starts_with(dir))
+    };
+    files.filter(on_disk).collect()
 }
 
 /// Reads the files of `ID:FILE` arguments.

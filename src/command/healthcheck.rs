@@ -29,7 +29,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
     let cancel = signals::cancel_on_signals(|text| output::note("note", text))?;
-    let builder = session::builder(settings)?;
+    let builder = session::builder(settings, Vec::new())?;
     let spec = Spec::parse(SPEC).map_err(|error| CommandError::from_error(Kind::System, &error))?;
     let context = Context::new(std::env::temp_dir());
     forget_last(&builder, &spec, &context)?;

@@ -15,6 +15,7 @@ pub(crate) mod log;
 pub(crate) mod ls;
 pub(crate) mod man;
 pub(crate) mod plan;
+pub(crate) mod serve_trees;
 pub(crate) mod setup;
 pub(crate) mod shell;
 mod spec_file;

@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
     let (spec, src_dir) = args.source.load()?;
     let mut context = Context::new(src_dir);
     context.secrets = build::secrets(&args.secrets)?;
-    let plan = session::builder(settings)?.plan(&spec, &context)?;
+    let plan = session::builder(settings, Vec::new())?.plan(&spec, &context)?;
     let rows: Vec<_> = plan.steps.iter().map(row).collect();
     match args.json {
         true => output::json(&rows)?,

@@ -27,7 +27,7 @@ struct Uses;
 
 impl Set for Uses {
     const KEYS: &'static [Key] =
-        &[Key::Slots, Key::Uid, Key::UserPrefix, Key::Home, Key::Store, Key::RsyncMode];
+        &[Key::Slots, Key::Uid, Key::UserPrefix, Key::Fuse, Key::Home, Key::Store, Key::RsyncMode];
 }
 
 pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
@@ -36,9 +36,9 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
         return Err(CommandError::usage(format!("build users can be {what} by root alone"))
             .hint("run it as root; without root, steps run as you and need no build user"));
     }
-    let sandbox = session::build_user_sandbox(settings)?;
+    let sandbox = session::build_user_sandbox(settings, Vec::new())?;
     let lines: Vec<_> = if args.remove {
-        let removed = sandbox.remove_users()?;
+        let removed = sandbox.remove_users(&|what| output::note("waiting", what))?;
         removed.iter().map(|name| format!("removed build user `{name}`\n")).collect()
     } else {
         let made = sandbox.ensure_users()?;

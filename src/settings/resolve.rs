@@ -117,6 +117,11 @@ impl Settings {
         self.images().into_iter().map(dir).collect()
     }
 
+    /// Where a FUSE filesystem shows steps their trees.
+    pub(crate) fn fuse(&self) -> Option<PathBuf> {
+        self.of(Key::Fuse).0.first().map(PathBuf::from)
+    }
+
     /// The canonical home.
     pub(crate) fn home(&self) -> PathBuf {
         self.text(Key::Home).into()

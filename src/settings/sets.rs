@@ -21,6 +21,7 @@ impl Set for OfSteps {
         Key::RsyncMode,
         Key::FastSync,
         Key::Images,
+        Key::Fuse,
         Key::Home,
         Key::Uid,
         Key::UserPrefix,

@@ -21,6 +21,8 @@ pub(crate) enum Key {
     FastSync,
     /// Where base images are looked for.
     Images,
+    /// Where steps are shown their trees by a FUSE filesystem.
+    Fuse,
     /// Where every build sees its home.
     Home,
     /// The build user's number.
@@ -137,6 +139,15 @@ pub(crate) static SETTINGS: [Setting; 19] = [
         },
     },
     Setting {
+        key: Key::Fuse,
+        name: "fuse",
+        value_name: "DIR",
+        help: "Show steps their trees by a FUSE filesystem mounted here, on the store's volume; only root can",
+        form: Form::One,
+        check: absolute,
+        default: |_, _| Vec::new(),
+    },
+    Setting {
         key: Key::Home,
         name: "home",
         value_name: "DIR",
@@ -144,6 +155,9 @@ pub(crate) static SETTINGS: [Setting; 19] = [
         form: Form::One,
         check: absolute,
         default: |_, settings| {
+            if let Some(mount) = settings.fuse() {
+                return vec![mount.join("users/builder").display().to_string()];
+            }
             let root = settings.store().map(|store| store.path);
             root.map(|root| root.join("home").display().to_string()).into_iter().collect()
         },
@@ -379,6 +393,7 @@ mod tests {
             (Key::Store, "rsync:/a", "rsyn:/a"),
             (Key::RsyncMode, "copy", "copied"),
             (Key::Images, "images", ""),
+            (Key::Fuse, "/homes", "homes"),
             (Key::Home, "/home", "home"),
             (Key::Uid, "705", "0"),
             (Key::Uid, "1", "4294967295"),

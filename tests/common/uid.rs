@@ -68,7 +68,9 @@ impl Drop for UidLease {
             return;
         }
         let config = Config { users: self.accounts(), ..Config::new("/nowhere") };
-        if let Err(error) = BuildUserSandbox::new(config).and_then(|made| made.remove_users()) {
+        if let Err(error) =
+            BuildUserSandbox::new(config).and_then(|made| made.remove_users(&|_| {}))
+        {
             let _ = writeln!(std::io::stderr(), "failed to remove build users: {error}");
         }
     }

@@ -1,11 +1,11 @@
 //! A control group for a running step: it bounds and counts what all of its processes use together.
 //!
-//! The group stands below our own, so that what binds us binds the step too; in the unified hierarchy below the nearest group
-//! that may have children with controllers, since ours has processes. Its directories are root's: nobody else leaves.
+//! The group stands below our own, so that what binds us binds the step too. In the unified hierarchy a group with processes
+//! cannot have such children, so it stands below the nearest one that can: limits of the groups in between (a systemd service's,
+//! say) do not bind steps there. Its directories are root's: nobody else leaves.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,7 @@ struct Part {
 pub(crate) struct Group {
     parts: Vec<Part>,
     entrances: Vec<File>,
+    failed: bool,
 }
 
 impl Group {
@@ -70,7 +71,7 @@ impl Group {
         for part in &mut parts {
             part.dir.push(format!("{PREFIX}{uid}"));
         }
-        Self { parts, entrances: Vec::new() }
+        Self { parts, entrances: Vec::new(), failed: false }
     }
 
     /// Whether root could bound the memory of a whole step here.
@@ -94,6 +95,7 @@ impl Group {
             Err(error) => {
                 tracing::warn!(dir = %part.dir.display(), %error, "a step has no control group");
                 remove_left(&part.dir);
+                self.failed |= part.controllers.iter().any(|of| *of != Controller::Processes);
                 false
             }
         });
@@ -109,9 +111,14 @@ impl Group {
         self.part(Controller::Processes).is_some()
     }
 
+    /// Whether a part of it that bounds memory or time could not be made.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed
+    }
+
     /// Whoever writes `0` to each of these is in the group.
-    pub(crate) fn entrances(&self) -> Vec<BorrowedFd<'_>> {
-        self.entrances.iter().map(AsFd::as_fd).collect()
+    pub(crate) fn entrances(&self) -> &[File] {
+        &self.entrances
     }
 
     fn part(&self, controller: Controller) -> Option<&Part> {

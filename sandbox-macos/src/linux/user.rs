@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::slot::Slot;
-use crate::user::{clash, tool};
+use crate::user::{PERSON, clash, tool};
 
 /// A group of its own, of the same number.
 pub(crate) fn default_gid(uid: u32) -> u32 {
@@ -27,8 +27,7 @@ pub(crate) fn create(slot: &Slot) -> Result<()> {
     let home = slot.home.to_string_lossy();
     // A system user gets no subordinate ids, no mail box and no home of its own; without a password it is locked.
     let account = ["--system", "--no-create-home", "--no-log-init", "--shell", "/bin/sh"];
-    let person =
-        ["--uid", &uid, "--gid", &gid, "--home-dir", &home, "--comment", "obuild build user"];
+    let person = ["--uid", &uid, "--gid", &gid, "--home-dir", &home, "--comment", PERSON];
     run("/usr/sbin/useradd", &[&account[..], &person, &[slot.user.name.as_str()]].concat())
 }
 

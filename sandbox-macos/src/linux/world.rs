@@ -83,7 +83,8 @@ impl World {
                 }
             }
             let sockets = (policy.network == Network::Loopback).then(|| PathBuf::from(SOCKETS));
-            masks = outermost(policy.hidden.iter().cloned().chain(sockets))
+            masks = outermost(policy.hidden.iter().cloned().chain(sockets))?
+                .into_iter()
                 .map(Mask::new)
                 .collect::<io::Result<_>>()?;
         }
@@ -136,33 +137,33 @@ impl World {
                 done(set_attributes(c"/", RECURSIVE, READ_ONLY | NO_SETUID))?;
                 // Where this is refused the old one stays, and tells of everybody's processes.
                 mount(c"proc", c"/proc", c"hidepid=2");
+                // The host's queues would be read through the old one; most systems show them here, some nowhere.
+                mount(c"mqueue", c"/dev/mqueue", c"");
             }
             for dir in &self.covered {
-                allow_missing(mount(c"tmpfs", dir, c"mode=1777"))?;
+                allow(mount(c"tmpfs", dir, c"mode=1777"), &[libc::ENOENT])?;
             }
             // The temporary directory at its usual place comes last, after the masks, which may cover it.
             let (tmp, usual) = self.temporary.split_last()?;
             for (shown, fd) in usual.iter().zip(own) {
-                allow_missing(shown.place(fd))?;
+                allow(shown.place(fd), &[libc::ENOENT])?;
             }
             for mask in &self.masks {
-                allow_missing(mask.cover())?;
+                allow(mask.cover(), &[libc::ENOENT])?;
             }
             done(self.home.place(home))?;
             done(tmp.place(own[usual.len()]))?;
-            for (part, prefix) in &self.prefixes {
-                allow_missing(show_part(home, part, prefix))?;
-            }
             if !self.secrets.is_empty() {
                 self.show_secrets(home)?;
             }
+            // With the secrets in them.
+            for (part, prefix) in &self.prefixes {
+                allow(show_part(home, part, prefix), &[libc::ENOENT, libc::ENOTDIR, libc::ELOOP])?;
+            }
             for mask in &self.masks {
-                let set = set_attributes(&mask.path, 0, READ_ONLY);
                 // Where a temporary directory has been covered, nothing was there to be masked; the way to the home is now.
-                if set == -1 && crate::launch::errno() == libc::EINVAL {
-                    continue;
-                }
-                allow_missing(set)?;
+                let set = set_attributes(&mask.path, 0, READ_ONLY);
+                allow(set, &[libc::ENOENT, libc::EINVAL])?;
             }
             Some(())
         }
@@ -260,7 +261,7 @@ unsafe fn show_part(home: c_int, part: &CStr, prefix: &CStr) -> c_int {
     // SAFETY: plain system calls on strings that end with a null byte.
     unsafe {
         let found = open_beneath(home, part, libc::O_PATH | libc::O_DIRECTORY);
-        let tree = if found == -1 { -1 } else { clone_tree(found, c"") };
+        let tree = if found == -1 { -1 } else { clone_with(found, c"", RECURSIVE) };
         if tree == -1 { -1 } else { move_to(tree, libc::AT_FDCWD, prefix) }
     }
 }
@@ -277,10 +278,9 @@ unsafe fn leave_the_hosts() -> c_int {
     }
 }
 
-/// What was not found, and need not be; nor need a mask that lies in something covered be a mount of its own.
-fn allow_missing(result: c_int) -> Option<()> {
-    let missing = [libc::ENOENT, libc::ENOTDIR, libc::ELOOP, libc::EINVAL];
-    (result != -1 || missing.contains(&crate::launch::errno())).then_some(())
+/// What failed with one of these errors was not there, and need not be.
+fn allow(result: c_int, errors: &[c_int]) -> Option<()> {
+    (result != -1 || errors.contains(&crate::launch::errno())).then_some(())
 }
 
 fn done(result: c_int) -> Option<c_int> {
@@ -327,8 +327,14 @@ unsafe fn mount(kind: &CStr, at: &CStr, options: &CStr) -> c_int {
 /// A copy of the mount of `path` below `dir` (of `dir` itself, if the path is empty), which is nowhere yet. Setuid files in it
 /// have no effect, and devices are closed.
 unsafe fn clone_tree(dir: c_int, path: &CStr) -> c_int {
+    // SAFETY: as below.
+    unsafe { clone_with(dir, path, 0) }
+}
+
+/// Likewise, with these flags besides.
+unsafe fn clone_with(dir: c_int, path: &CStr, more: c_uint) -> c_int {
     const CLONE: c_uint = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
-    let flags = CLONE | (libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW) as c_uint;
+    let flags = CLONE | more | (libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW) as c_uint;
     // SAFETY: the string ends with a null byte.
     unsafe {
         let tree = result(libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags));
@@ -372,12 +378,20 @@ fn result(returned: c_long) -> c_int {
     c_int::try_from(returned).unwrap_or(-1)
 }
 
-/// Those of `paths` that are there and in no other of them.
-fn outermost(paths: impl Iterator<Item = PathBuf>) -> impl Iterator<Item = PathBuf> {
-    let mut all: Vec<_> = paths.filter_map(|path| path.canonicalize().ok()).collect();
+/// Those of `paths` that are there and in no other of them. What is there and cannot be found is an error, as it would not be
+/// hidden.
+pub(super) fn outermost(paths: impl Iterator<Item = PathBuf>) -> io::Result<Vec<PathBuf>> {
+    use io::ErrorKind::{NotFound, PermissionDenied};
+    let found = paths.filter_map(|path| match path.canonicalize() {
+        // Where we may not go, nor may a step.
+        Err(error) if matches!(error.kind(), NotFound | PermissionDenied) => None,
+        found => Some(found),
+    });
+    let mut all = found.collect::<io::Result<Vec<_>>>()?;
     all.sort();
     all.dedup_by(|later, earlier| later.starts_with(earlier));
-    all.into_iter().filter(|path| path.parent().is_some())
+    all.retain(|path| path.parent().is_some());
+    Ok(all)
 }
 
 fn string(path: &Path) -> io::Result<CString> {

@@ -2,8 +2,10 @@
 //!
 //! Its manual calls the program deprecated; Bazel, Homebrew, opam and SwiftPM all use it, and macOS 26 enforces it.
 
+use std::ffi::OsStr;
 use std::ffi::c_int;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -13,7 +15,7 @@ use bstr::BString;
 use crate::config::Isolation;
 use crate::confine::{Abilities, Confined};
 use crate::nesting;
-use crate::policy::Policy;
+use crate::policy::{Network, Policy};
 use crate::seatbelt::{Profile, real};
 
 const SANDBOX_EXEC: &str = "/usr/bin/sandbox-exec";
@@ -25,17 +27,36 @@ const USER_DIRS: &str = "/private/var/folders";
 pub(crate) const REFUSES_NESTING: bool = true;
 
 /// Seatbelt keeps steps from the network too; there are no mounts of a step's own.
-pub(crate) fn probe(wanted: Isolation) -> Abilities {
+pub(crate) fn probe(wanted: Isolation) -> io::Result<Abilities> {
     let confined = wanted == Isolation::Full && seatbelt().is_ok();
-    Abilities { network: confined, world: false, policy: confined }
+    Ok(Abilities { network: confined, world: false, policy: confined })
 }
 
-/// Whether steps can be confined: tried once, with a profile that forbids nothing, as Bazel does. An error says why not.
+/// Steps of the calling user have no profile.
+pub(crate) fn of_callers(_wanted: Isolation) -> Abilities {
+    Abilities { network: false, world: false, policy: false }
+}
+
+/// A profile has no gaps that we know of.
+pub(crate) fn gaps(_abilities: Abilities) -> Vec<&'static str> {
+    Vec::new()
+}
+
+/// Whether steps can be confined: tried once, with a profile of our own, so that a system that does not know something in it is
+/// found here and not by every step. An error says why not.
 pub(crate) fn seatbelt() -> Result<(), String> {
     static TRIED: OnceLock<Result<(), String>> = OnceLock::new();
     let try_it = || {
         let mut command = Command::new(SANDBOX_EXEC);
-        command.args(["-p", "(version 1) (allow default)", "/usr/bin/true"]).stdin(Stdio::null());
+        let profile = Profile::new(&Policy {
+            readable: vec!["/".into()],
+            writable: vec!["/private/tmp".into()],
+            executable: Vec::new(),
+            hidden: vec!["/private/var/db/obuild".into()],
+            network: Network::Loopback,
+        });
+        let arguments = profile.arguments().map(|argument| OsStr::from_bytes(&argument).to_owned());
+        command.args(arguments).arg("/usr/bin/true").stdin(Stdio::null());
         match command.output() {
             Ok(output) => nesting::judge(output.status.success(), &output.stderr),
             Err(error) => Err(format!("`{SANDBOX_EXEC}` cannot be run: {error}")),
@@ -79,6 +100,11 @@ impl Confinement {
     /// # Safety
     /// None.
     pub(crate) unsafe fn enter(&self) -> c_int {
+        0
+    }
+
+    /// Nor is anything as the build user.
+    pub(crate) fn seal(&self) -> c_int {
         0
     }
 }

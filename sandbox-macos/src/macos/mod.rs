@@ -22,3 +22,6 @@ pub(crate) const JOB_LISTS: &str = "usr/lib/cron";
 
 /// Directories in which anybody may leave files, by their real names.
 pub(crate) const TEMPORARY_DIRS: [&str; 2] = ["/private/tmp", "/private/var/tmp"];
+
+/// Where people keep what is theirs.
+pub(crate) const PEOPLE: [&str; 2] = ["/Users", "/private/var/root"];

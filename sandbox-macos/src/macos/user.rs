@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::slot::Slot;
-use crate::user::tool;
+use crate::user::{PERSON, tool};
 
 /// `staff`, as every person has.
 pub(crate) fn default_gid(_uid: u32) -> u32 {
@@ -20,7 +20,7 @@ pub(crate) fn create(slot: &Slot) -> Result<()> {
         ("PrimaryGroupID", &gid),
         ("NFSHomeDirectory", &home),
         ("UserShell", "/bin/bash"),
-        ("RealName", "obuild build user"),
+        ("RealName", PERSON),
         ("IsHidden", "1"),
         ("Password", "*"),
     ];

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use obuilder_core::testing::sandbox::Fixture;
 use rustix::fs::{FlockOperation, flock};
-use sandbox_macos::{Account, BuildUserSandbox, Config, Isolation};
+use sandbox_macos::{Account, BuildUserSandbox, Config, Fuse, Isolation};
 
 /// Where the uids of tests begin.
 const FIRST_UID: u32 = 61_000;
@@ -18,7 +18,7 @@ const FIRST_UID: u32 = 61_000;
 pub(crate) struct TestUser {
     pub(crate) config: Config,
     _uids: Vec<File>,
-    _scratch: tempfile::TempDir,
+    scratch: tempfile::TempDir,
 }
 
 impl TestUser {
@@ -36,7 +36,18 @@ impl TestUser {
         let mut config = Config::new(scratch.path().join("home"));
         config.users = Account::several("obt", uid, count as usize);
         config.lock_dir = scratch.path().join("locks");
-        Self { config, _uids: locks, _scratch: scratch }
+        Self { config, _uids: locks, scratch }
+    }
+
+    /// Likewise, with trees shown by a FUSE filesystem.
+    pub(crate) fn by_fuse(count: u32) -> Self {
+        let mut user = Self::several(count);
+        let mount = user.dir().join("homes");
+        user.config.prefixes = vec![(user.dir().join("prefix"), "local".into())];
+        fs::create_dir(user.dir().join("prefix")).unwrap();
+        user.config.home = mount.join("users/builder");
+        user.config.fuse = Some(Fuse { mount, server: server() });
+        user
     }
 
     /// Likewise, with steps that see what plain permissions let them see, as root's steps on a system without namespaces do.
@@ -78,7 +89,7 @@ impl TestUser {
     }
 
     pub(crate) fn dir(&self) -> &Path {
-        self.config.home.parent().unwrap()
+        self.scratch.path()
     }
 }
 
@@ -93,7 +104,7 @@ fn free(uid: u32) -> Option<File> {
 impl Drop for TestUser {
     fn drop(&mut self) {
         if is_root()
-            && let Err(error) = self.sandbox().remove_users()
+            && let Err(error) = self.sandbox().remove_users(&|_| {})
         {
             eprintln!("failed to remove {}: {error}", self.name());
         }
@@ -124,6 +135,43 @@ pub(crate) fn fixture_without_world() -> Option<Fixture> {
     let user = TestUser::without_world();
     let fixture = user.fixture();
     Some(Fixture { guard: Box::new(user), ..fixture })
+}
+
+/// Says to a test program that it is to serve trees, and which.
+const SERVE: &str = "OBUILD_TEST_SERVE";
+
+/// A command that runs this test program's test `serve` with its arguments.
+pub(crate) fn server() -> Vec<std::ffi::OsString> {
+    let script = format!("{SERVE}=\"$*\" exec \"$0\" --exact serve --nocapture >&2");
+    let exe = std::env::current_exe().unwrap().into_os_string();
+    vec!["/bin/sh".into(), "-c".into(), script.into(), exe]
+}
+
+/// What the test `serve` does: nothing, unless this program was started as a server.
+pub(crate) fn serve() {
+    let Ok(arguments) = std::env::var(SERVE) else { return };
+    let words: Vec<_> = arguments.split(' ').collect();
+    let shows = words[2..].chunks(3).map(|show| (show[1].into(), show[2].into()));
+    sandbox_macos::serve_trees(Path::new(words[1]), &shows.collect::<Vec<_>>()).unwrap();
+}
+
+/// For the conformance suite, with two slots that are shown by FUSE.
+pub(crate) fn fixture_by_fuse() -> Option<Fixture> {
+    if !needs_root() || !has_fuse() {
+        return None;
+    }
+    let user = TestUser::by_fuse(2);
+    let fixture = user.fixture();
+    Some(Fixture { guard: Box::new(user), ..fixture })
+}
+
+/// A visible skip where there is no FUSE.
+pub(crate) fn has_fuse() -> bool {
+    let there = File::options().read(true).write(true).open("/dev/fuse").is_ok();
+    if !there {
+        eprintln!("SKIP: /dev/fuse cannot be opened");
+    }
+    there
 }
 
 /// For the conformance suite, with two slots.

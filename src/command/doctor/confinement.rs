@@ -10,7 +10,7 @@ use crate::session;
 pub(super) fn checks(subject: &Subject<'_>) -> Vec<Check> {
     let mut checks = Vec::new();
     if subject.root {
-        match session::build_user_sandbox(subject.settings) {
+        match session::build_user_sandbox(subject.settings, Vec::new()) {
             Ok(sandbox) => checks.extend([network(&sandbox), policy(&sandbox)]),
             Err(error) => {
                 let (finding, hint) = error.brief();
@@ -27,7 +27,11 @@ pub(super) fn checks(subject: &Subject<'_>) -> Vec<Check> {
 
 fn network(sandbox: &BuildUserSandbox) -> Check {
     const NAME: &str = "network";
-    match sandbox.abilities().network {
+    let granted = match sandbox.abilities() {
+        Ok(granted) => granted.network,
+        Err(error) => return Check::weak(NAME, error.to_string(), "try again when less runs here"),
+    };
+    match granted {
         true => Check::ok(NAME, "steps without `(network host)` have loopback alone"),
         false => Check::weak(
             NAME,
@@ -40,7 +44,11 @@ fn network(sandbox: &BuildUserSandbox) -> Check {
 
 fn policy(sandbox: &BuildUserSandbox) -> Check {
     const NAME: &str = "policy";
-    let (abilities, config) = (sandbox.abilities(), sandbox.config());
+    let config = sandbox.config();
+    let abilities = match sandbox.abilities() {
+        Ok(abilities) => abilities,
+        Err(error) => return Check::weak(NAME, error.to_string(), "try again when less runs here"),
+    };
     if config.users.len() > 1 && !abilities.world {
         return Check::broken(
             NAME,

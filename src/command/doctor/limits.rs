@@ -1,4 +1,4 @@
-//! Limits of this process, which steps inherit.
+//! Limits of this process: its own, and without root the most that its steps can have.
 
 use rustix::process::{Resource, Rlimit, getrlimit};
 

@@ -1,0 +1,70 @@
+//! Finding a file again without a path that can change: the system has one for every inode number.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Result;
+
+/// How a file is opened to be looked at, or below.
+pub(crate) const LOOK: OFlags =
+    OFlags::from_bits_retain((libc::O_EVTONLY | libc::O_SYMLINK) as u32);
+
+/// How a node finds its file again.
+#[derive(Debug)]
+pub(crate) enum Handle {
+    /// Its device and inode number.
+    Named { device: u64, inode: u64 },
+    /// A descriptor that pins the file.
+    Held(Arc<OwnedFd>),
+}
+
+impl Handle {
+    /// The handle of the entry `name`.
+    pub(crate) fn of_entry(dir: BorrowedFd<'_>, name: &CStr) -> Result<Self> {
+        let meta = super::meta::of_entry(dir, name)?;
+        Ok(Self::Named { device: meta.device, inode: meta.inode })
+    }
+
+    /// A handle that pins the entry `name`.
+    pub(crate) fn held(dir: BorrowedFd<'_>, name: &CStr) -> Result<Self> {
+        let fd = rustix::fs::openat(dir, name, LOOK | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self::Held(Arc::new(fd)))
+    }
+
+    /// The handle of an open file.
+    pub(crate) fn of_fd(fd: BorrowedFd<'_>) -> Result<Self> {
+        let meta = super::meta::of_fd(fd)?;
+        Ok(Self::Named { device: meta.device, inode: meta.inode })
+    }
+
+    /// Whether both are the same file, as far as the handles tell.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Named { device, inode }, Self::Named { device: d, inode: i }) => {
+                device == d && inode == i
+            }
+            _ => true,
+        }
+    }
+
+    /// Opens the file.
+    pub(crate) fn open(&self, _mount: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        match self {
+            Self::Named { device, inode } => {
+                rustix::fs::open(path(*device, *inode), flags, Mode::empty())
+            }
+            Self::Held(fd) => {
+                let path = rustix::fs::getpath(fd.as_fd())?;
+                rustix::fs::openat(CWD, path, flags, Mode::empty())
+            }
+        }
+    }
+}
+
+/// The system's own path to an inode.
+pub(crate) fn path(device: u64, inode: u64) -> CString {
+    CString::new(format!("/.vol/{device}/{inode}")).expect("digits hold no NUL")
+}

@@ -1,0 +1,204 @@
+//! What one user sees at one mount point.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, Result};
+
+use crate::config::{MountPoint, Otherwise};
+use crate::metrics::{Counts, Metrics};
+use crate::node::Node;
+use crate::os;
+use crate::scoreboard::{Link, Scoreboard};
+
+/// One user's tree for as long as its link stands. Every view has nodes of its own.
+#[derive(Debug)]
+pub(crate) struct View {
+    /// Part of the number of each of its nodes; never that of another view that has nodes.
+    pub(crate) index: u16,
+    /// Whose it is; a view of those without an entry is nobody's.
+    pub(crate) owner: Option<u32>,
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    /// Its top directory. Holding it open keeps its inode number from being given to another.
+    pub(crate) top: OwnedFd,
+    pub(crate) counts: Counts,
+    indices: Arc<Indices>,
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        self.indices.give_back(self.index);
+    }
+}
+
+/// A view in use, and the node of its top directory.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) top: Arc<Node>,
+    link: Option<Link>,
+    path: CString,
+}
+
+/// The numbers of views.
+#[derive(Debug, Default)]
+struct Indices {
+    last: AtomicU16,
+    free: Mutex<Vec<u16>>,
+}
+
+impl Indices {
+    fn take(&self) -> Result<u16> {
+        if let Some(index) = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(index);
+        }
+        // Node numbers are to stay positive where they are read as signed.
+        let next = |last: u16| (last < 0x7fff).then_some(last + 1);
+        match self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
+            Ok(last) => Ok(last + 1),
+            Err(_) => Err(Errno::NFILE),
+        }
+    }
+
+    fn give_back(&self, index: u16) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(index);
+    }
+}
+
+/// Who sees what at one mount point.
+#[derive(Debug)]
+pub(crate) struct Views {
+    scoreboard: Arc<Scoreboard>,
+    subdirectory: CString,
+    /// What a tree must not lie below, lest its own server wait for itself.
+    mounts: Vec<PathBuf>,
+    seats: RwLock<HashMap<u32, Arc<Seat>>>,
+    otherwise: Option<Arc<Seat>>,
+    indices: Arc<Indices>,
+}
+
+impl Views {
+    /// Prepares the views of `point`. `underneath` is the directory that was there before the mount.
+    pub(crate) fn new(
+        scoreboard: Arc<Scoreboard>,
+        point: &MountPoint,
+        mounts: Vec<PathBuf>,
+        underneath: OwnedFd,
+    ) -> Result<Self> {
+        let mut views = Self {
+            scoreboard,
+            subdirectory: c_path(&point.subdirectory)?,
+            mounts,
+            seats: RwLock::default(),
+            otherwise: None,
+            indices: Arc::default(),
+        };
+        let top = match &point.otherwise {
+            Otherwise::Underneath => Some(underneath),
+            Otherwise::Directory(path) => Some(open_directory(path)?),
+            Otherwise::Nothing => None,
+        };
+        views.otherwise = top.map(|top| views.seat(top, None, None, c"".into())).transpose()?;
+        Ok(views)
+    }
+
+    /// What `uid` sees now.
+    pub(crate) fn of(&self, uid: u32, metrics: &Metrics) -> Result<Arc<Seat>> {
+        let Some(link) = self.scoreboard.link(uid)? else {
+            self.drop_seat(uid);
+            return self.otherwise.clone().ok_or(Errno::NOENT);
+        };
+        let known = self.seats.read().unwrap_or_else(PoisonError::into_inner).get(&uid).cloned();
+        let current = known.filter(|seat| seat.link == Some(link) && seat.stands());
+        metrics.views.add(current.is_some());
+        match current {
+            Some(seat) => Ok(seat),
+            None => self.take_seat(uid, link),
+        }
+    }
+
+    /// Forgets what is known of the tree of `uid`: its next access sees the tree with new nodes.
+    pub(crate) fn drop_seat(&self, uid: u32) {
+        let known = self.seats.read().unwrap_or_else(PoisonError::into_inner).contains_key(&uid);
+        if known {
+            self.seats.write().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+        }
+    }
+
+    /// The users that have a view now.
+    pub(crate) fn owners(&self) -> Vec<u32> {
+        let seats = self.seats.read().unwrap_or_else(PoisonError::into_inner);
+        let mut owners: Vec<_> = seats.keys().copied().collect();
+        owners.sort_unstable();
+        owners
+    }
+
+    /// The views in use now, that of the others last.
+    pub(crate) fn seats(&self) -> Vec<Arc<Seat>> {
+        let seats = self.seats.read().unwrap_or_else(PoisonError::into_inner);
+        seats.values().cloned().chain(self.otherwise.clone()).collect()
+    }
+
+    fn take_seat(&self, uid: u32, link: Link) -> Result<Arc<Seat>> {
+        let tree = self.scoreboard.tree(uid)?;
+        if self.mounts.iter().any(|mount| tree.starts_with(mount)) {
+            return Err(Errno::LOOP);
+        }
+        let top = os::special::open_beneath(open_directory(&tree)?.as_fd(), &self.subdirectory)?;
+        let path = c_path(
+            &tree.join(Path::new(std::ffi::OsStr::from_bytes(self.subdirectory.as_bytes()))),
+        )?;
+        let mut seats = self.seats.write().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have come first: one user has one view.
+        if let Some(seat) = seats.get(&uid).filter(|seat| seat.link == Some(link) && seat.stands())
+        {
+            return Ok(seat.clone());
+        }
+        let seat = self.seat(top, Some(uid), Some(link), path)?;
+        seats.insert(uid, seat.clone());
+        Ok(seat)
+    }
+
+    fn seat(
+        &self,
+        top: OwnedFd,
+        owner: Option<u32>,
+        link: Option<Link>,
+        path: CString,
+    ) -> Result<Arc<Seat>> {
+        let meta = os::meta::of_fd(top.as_fd())?;
+        let view = Arc::new(View {
+            index: self.indices.take()?,
+            owner,
+            device: meta.device,
+            inode: meta.inode,
+            top,
+            counts: Counts::default(),
+            indices: self.indices.clone(),
+        });
+        Ok(Arc::new(Seat { top: Arc::new(Node::top(view)?), link, path }))
+    }
+}
+
+impl Seat {
+    /// Whether its directory is still the one at its path: trees are switched by renaming, too.
+    fn stands(&self) -> bool {
+        let view = &self.top.view;
+        os::meta::of_path(&self.path)
+            .is_ok_and(|meta| (meta.device, meta.inode) == (view.device, view.inode))
+    }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn c_path(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)
+}
