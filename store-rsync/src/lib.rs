@@ -9,6 +9,10 @@ mod layout;
 mod lock;
 mod trash;
 
+mod snap;
+mod tick;
+mod warm;
+
 mod cache;
 mod cache_name;
 mod pending;
@@ -17,3 +21,4 @@ mod sweep;
 
 pub use mode::{Mode, UnknownMode};
 pub use store::RsyncStore;
+pub use warm::WarmTrees;

@@ -73,6 +73,13 @@ pub struct Copied {
     pub lost_attributes: u64,
 }
 
+impl Copied {
+    /// Whether nothing was left out or lost.
+    pub fn is_faithful(&self) -> bool {
+        self.skipped.is_empty() && self.lost_owners == 0 && self.lost_attributes == 0
+    }
+}
+
 /// Copies the directory `from` with everything below it to `to`, which is made or is an empty directory.
 ///
 /// Kept are hard links within the tree, symbolic links, holes, modes, owners, modification times, extended attributes

@@ -76,18 +76,20 @@ impl Draft {
     }
 
     /// Writes the index to `path`, over what is there. `note`, at most 4096 bytes, is remembered with it. Nothing is synced.
-    pub fn write(&self, path: &Path, note: &[u8]) -> Result<(), Error> {
-        let head = self.head(note);
+    /// Returns the newest ctime of an entry.
+    pub fn write(&self, path: &Path, note: &[u8]) -> Result<Moment, Error> {
+        let (head, newest) = self.head(note);
         let failed = |source| Error::Io { action: "write", path: path.to_owned(), source };
         let mut file =
             std::io::BufWriter::with_capacity(1 << 18, File::create(path).map_err(failed)?);
         file.write_all(&head)
             .and_then(|()| self.blocks.iter().try_for_each(|block| file.write_all(block)))
             .and_then(|()| file.flush())
+            .map(|()| newest)
             .map_err(failed)
     }
 
-    fn head(&self, note: &[u8]) -> Vec<u8> {
+    fn head(&self, note: &[u8]) -> (Vec<u8>, Moment) {
         let (mut newest, mut bytes, mut entries) = (Moment::default(), 0, 0);
         for block in self.dirs() {
             (bytes, entries) = (bytes + block.own().allocated, entries + 1);
@@ -108,7 +110,7 @@ impl Draft {
         head.extend_from_slice(&sum.to_le_bytes());
         debug_assert_eq!(head.len(), HEAD);
         head.extend_from_slice(note);
-        head
+        (head, newest)
     }
 }
 
