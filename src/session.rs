@@ -8,7 +8,7 @@ use obuilder_core::{Fetcher, Sandbox, Store};
 
 use fetch_dir::DirFetcher;
 use sandbox_macos::{BuildUserSandbox, Config};
-use store_rsync::RsyncStore;
+use store_rsync::{RsyncStore, WarmTrees};
 
 use crate::error::CommandError;
 use crate::output;
@@ -25,7 +25,9 @@ pub(crate) fn cache(settings: &Settings) -> Result<Arc<ResultCache>, CommandErro
 /// Opens the store alone.
 pub(crate) fn store(settings: &Settings) -> Result<Arc<dyn Store>, CommandError> {
     let path = settings.store()?.path;
-    Ok(Arc::new(RsyncStore::open(&path, settings.rsync_mode()?)?))
+    // One for each step that may run, and one more for two builds in turns.
+    let warm = WarmTrees { most: settings.users()?.len() + 1, ..WarmTrees::default() };
+    Ok(Arc::new(RsyncStore::open_with(&path, settings.rsync_mode()?, warm)?))
 }
 
 /// Makes the sandbox.

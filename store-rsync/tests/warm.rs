@@ -9,6 +9,7 @@ use std::ffi::c_void;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use obuilder_core::Store;
 use obuilder_core::contracts::{Base, Pending};
@@ -326,13 +327,13 @@ fn few_trees_are_kept_and_all_are_given_up_on_request() {
     assert_eq!(store.drop_warm(false).unwrap(), bytes);
     assert_eq!((warm_dirs(place.as_ref()).len(), store.drop_warm(true).unwrap()), (0, 0));
     next(&store, "b", "f", |_| ());
-    let short = WarmTrees { longest: std::time::Duration::ZERO, ..warm };
+    let short = WarmTrees { longest: Duration::ZERO, ..warm };
     drop(store);
     let store = RsyncStore::open_with(&path, Mode::Auto, short).unwrap();
     assert_eq!(store.reconcile(&[]).unwrap().swept, [""; 0], "it is whole, but old");
     assert_eq!(warm_dirs(place.as_ref()).len(), 0);
     drop(store);
-    assert_eq!(leftovers(place.as_ref()), [Path::new(""); 0]);
+    assert!(leftovers(place.as_ref()).is_empty());
 }
 
 #[test]
@@ -354,4 +355,98 @@ fn broken_trees_are_swept() {
     fs::rename(place.as_ref().join("store/warm/of-nothing"), warm.join("x")).unwrap();
     assert_eq!(store.reconcile(&[]).unwrap().swept.len(), 1);
     assert!(warm_dirs(place.as_ref()).is_empty());
+}
+
+fn last_of(store: &RsyncStore) -> usize {
+    (0..).find(|number| store.result(&id(&format!("kill {number}"))).unwrap().is_none()).unwrap()
+        - 1
+}
+
+/// Not a test by itself: makes one result after the other until it is killed.
+#[test]
+fn child_process() {
+    let Some(dir) = std::env::var_os("STORE_RSYNC_WARM_DIR") else { return };
+    let store = open_warm(Path::new(&dir), Mode::Auto);
+    let last = last_of(&store);
+    std::io::Write::write_all(&mut std::io::stdout(), b"\nREADY\n").unwrap();
+    for number in last + 1..last + 10_000 {
+        // Now and then on an older one, so that trees change their state.
+        let base = if number % 5 == 4 { number - 3 } else { number - 1 };
+        next(&store, &format!("kill {base}"), &format!("kill {number}"), |tree| {
+            overwrite(&tree.join("7"), &format!("{number:06}"));
+            fs::write(tree.join(format!("new {}", number % 10)), number.to_string()).unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_kill_at_any_moment_leaves_no_wrong_tree() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let place = plain().unwrap();
+    let dir = place.as_ref();
+    {
+        let store = open_warm(dir, Mode::Auto);
+        two(&store, 60);
+        next(&store, "b", "kill 0", |tree| overwrite(&tree.join("7"), "000000"));
+    }
+    let mut checked = 0;
+    for round in 0..12 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["child_process", "--exact", "--nocapture"])
+            .env("STORE_RSYNC_WARM_DIR", dir)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().ends_with("READY")));
+        let second = dir.join("store/result").join(id(&format!("kill {}", checked + 2)).as_str());
+        let start = Instant::now();
+        while !second.exists() {
+            assert!(start.elapsed() < Duration::from_secs(30), "the child makes nothing");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(5 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = open_warm(dir, Mode::Auto);
+        store.reconcile(&[]).unwrap();
+        let last = last_of(&store);
+        for number in checked..=last {
+            let name = format!("kill {number}");
+            assert_eq!(read(&store, &name, "7"), format!("{number:06}"));
+            assert_eq!(read(&store, &name, "8"), "000008");
+        }
+        for base in [last, last.saturating_sub(3)] {
+            let name = id(&format!("kill {base}"));
+            let pending = store.begin(&id("after the kill"), Base::Result(&name)).unwrap();
+            assert_same(&rootfs(&*pending), &store.result(&name).unwrap().unwrap().rootfs());
+            assert_apart(&store, dir, Some(&*pending));
+        }
+        checked = last;
+    }
+}
+
+/// Another build user gets the tree: everything has another owner, and so has the result.
+#[test]
+fn a_tree_that_changes_its_owner_makes_results_that_do() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIP: only root can give files away");
+        return;
+    }
+    let place = plain().unwrap();
+    let store = open_warm(place.as_ref(), Mode::Auto);
+    two(&store, 5);
+    let owner = |name: &str| {
+        let rootfs = store.result(&id(name)).unwrap().unwrap().rootfs();
+        let uids =
+            fs::read_dir(rootfs).unwrap().map(|entry| entry.unwrap().metadata().unwrap().uid());
+        uids.collect::<HashSet<_>>()
+    };
+    next(&store, "b", "c", |tree| assert!(tree_copy::chown_tree(tree, 1234, 1234).unwrap() > 5));
+    next(&store, "c", "d", |_| ());
+    assert_eq!((owner("b"), owner("c"), owner("d")), ([0].into(), [1234].into(), [1234].into()));
+    next(&store, "b", "e", |tree| {
+        assert_eq!(fs::metadata(tree.join("1")).unwrap().uid(), 0);
+    });
 }
