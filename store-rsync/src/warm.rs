@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use obuilder_core::ResultId;
 use obuilder_core::contracts::Snapshot;
@@ -18,6 +18,9 @@ use crate::store::Inner;
 
 /// What a tree's index is called, beside its `rootfs`.
 pub(crate) const INDEX: &str = "obuild-index";
+
+/// How long to wait for a tree that somebody only looks at; a copy costs more.
+const LOOKED_AT: Duration = Duration::from_millis(200);
 
 /// Which trees are kept warm, so that the next step on the same result need not wait for a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,11 +148,17 @@ pub(crate) fn take(
     base: &Snapshot,
     stamp: &Stamp,
 ) -> Result<Option<WarmTree>, StoreError> {
-    for mut tree in idle(store, Some(base.id()))? {
-        if tree.is_of(base.id(), stamp) {
-            tree.move_out(store, id)?;
-            return Ok(Some(tree));
+    let start = Instant::now();
+    while !dirs(store, Some(base.id()))?.is_empty() && start.elapsed() < LOOKED_AT {
+        for mut tree in idle(store, Some(base.id()))? {
+            if tree.is_of(base.id(), stamp) {
+                tree.move_out(store, id)?;
+                return Ok(Some(tree));
+            }
+            // Of an earlier result of that id, which has gone.
+            tree.throw_away(store)?;
         }
+        std::thread::sleep(Duration::from_millis(1));
     }
     let Some((mut tree, index, plan)) = cheapest(store, base)? else { return Ok(None) };
     tracing::debug!(cost = plan.cost(), "a warm tree is brought to another state");

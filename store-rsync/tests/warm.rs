@@ -4,166 +4,26 @@
 
 mod common;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::c_void;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 use obuilder_core::Store;
-use obuilder_core::contracts::{Base, Pending};
+use obuilder_core::contracts::Base;
 use store_rsync::{Mode, RsyncStore, WarmTrees};
-use tree_copy::testing::{Random, make_awkward, mutate};
-use tree_copy::{Options, copy_tree, digest_tree};
+use tree_copy::{Options, copy_tree};
 
-use common::{Place, id, leftovers, open_warm, plain, xfs};
-
-/// Every path with its inode and modification time.
-fn stats(root: &Path) -> HashMap<PathBuf, (u64, i64, i64)> {
-    let (mut all, mut dirs) = (HashMap::new(), vec![root.to_owned()]);
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            let meta = fs::symlink_metadata(&path).unwrap();
-            let name = path.strip_prefix(root).unwrap().to_owned();
-            all.insert(name, (meta.ino(), meta.mtime(), meta.mtime_nsec()));
-            if meta.is_dir() {
-                dirs.push(path);
-            }
-        }
-    }
-    all
-}
-
-fn inodes(root: &Path) -> HashSet<u64> {
-    stats(root).into_values().map(|(inode, ..)| inode).collect()
-}
-
-/// Contents, attributes, times, and which names are one inode.
-#[track_caller]
-fn assert_same(a: &Path, b: &Path) {
-    assert_eq!(digest_tree(a, None).unwrap(), digest_tree(b, None).unwrap());
-    let (a, b) = (stats(a), stats(b));
-    let mut of = HashMap::new();
-    for (path, (inode, seconds, nanoseconds)) in &a {
-        let (other, ..) = b[path];
-        assert_eq!(b[path], (other, *seconds, *nanoseconds), "{}", path.display());
-        assert_eq!(of.insert(*inode, other).unwrap_or(other), other, "{}", path.display());
-    }
-    assert_eq!(inodes_of(&a), inodes_of(&b));
-}
-
-fn inodes_of(stats: &HashMap<PathBuf, (u64, i64, i64)>) -> usize {
-    stats.values().map(|(inode, ..)| inode).collect::<HashSet<_>>().len()
-}
-
-fn warm_dirs(place: &Path) -> Vec<PathBuf> {
-    fs::read_dir(place.join("store/warm")).unwrap().map(|entry| entry.unwrap().path()).collect()
-}
-
-fn rootfs(pending: &dyn Pending) -> PathBuf {
-    pending.dir().join("rootfs")
-}
-
-/// No result shares an inode with a tree that a step has or may get.
-fn assert_apart(store: &RsyncStore, place: &Path, pending: Option<&dyn Pending>) {
-    let mut results = HashSet::new();
-    for id in store.results().unwrap() {
-        results.extend(inodes(&store.result(&id).unwrap().unwrap().rootfs()));
-    }
-    let writable = warm_dirs(place).into_iter().map(|dir| dir.join("rootfs"));
-    for tree in writable.chain(pending.map(rootfs)) {
-        assert!(results.is_disjoint(&inodes(&tree)), "{}", tree.display());
-    }
-}
-
-fn random_run(place: &Place, mode: Mode, seed: u64) {
-    let place = place.as_ref();
-    let plain = tempfile::tempdir().unwrap();
-    let copy_of = |number: u64| plain.path().join(number.to_string());
-    let mut store = open_warm(place, mode);
-    let name = |number: u64| id(&format!("{seed} {number}"));
-    let random = &mut Random::new(seed);
-    let first = store.begin(&name(0), Base::Empty).unwrap();
-    make_awkward(&rootfs(&*first), 60, seed).unwrap();
-    copy_tree(&rootfs(&*first), &copy_of(0), &Options::default()).unwrap();
-    first.commit().unwrap();
-    for number in 1..14 {
-        // Mostly on the last result, sometimes on another.
-        let base = if random.below(3) > 0 { number - 1 } else { random.below(number) };
-        let pending = store.begin(&name(number), Base::Result(&name(base))).unwrap();
-        assert_same(&rootfs(&*pending), &copy_of(base));
-        mutate(&rootfs(&*pending), 6, random).unwrap();
-        assert_apart(&store, place, Some(&*pending));
-        copy_tree(&rootfs(&*pending), &copy_of(number), &Options::default()).unwrap();
-        fs::write(pending.dir().join("log"), number.to_string()).unwrap();
-        pending.commit().unwrap();
-        let made = store.result(&name(number)).unwrap().unwrap();
-        assert_eq!(fs::read_to_string(made.log()).unwrap(), number.to_string());
-        drop(made);
-        if random.below(4) == 0 {
-            drop(store.begin(&id("given up"), Base::Result(&name(number))).unwrap());
-            drop(store);
-            store = open_warm(place, mode);
-            store.reconcile(&[]).unwrap();
-        }
-    }
-    for number in 0..14 {
-        let made = store.result(&name(number)).unwrap().unwrap();
-        assert_same(&made.rootfs(), &copy_of(number));
-        let names: Vec<_> = fs::read_dir(made.dir()).unwrap().collect();
-        assert!(names.len() <= 2, "{names:?}");
-    }
-    assert_apart(&store, place, None);
-}
+use common::trees::{inode, inodes, next, overwrite, random_run, read, rootfs, two, warm_dirs};
+use common::{id, leftovers, open_warm, plain};
 
 #[test]
 fn random_runs_equal_plain_copies() {
     for seed in 0..4 {
         random_run(&plain().unwrap(), Mode::Auto, seed);
     }
-}
-
-#[test]
-fn random_runs_equal_plain_copies_with_clones() {
-    let Some(place) = xfs() else { return };
-    for seed in 10..13 {
-        random_run(&place, Mode::Reflink, seed);
-        fs::remove_dir_all(place.as_ref().join("store")).unwrap();
-    }
-}
-
-/// A result with `files` files, and a second one on it, whose tree is warm.
-fn two(store: &RsyncStore, files: usize) {
-    let first = store.begin(&id("a"), Base::Empty).unwrap();
-    for number in 0..files {
-        fs::write(rootfs(&*first).join(number.to_string()), format!("{number:06}")).unwrap();
-    }
-    first.commit().unwrap();
-    next(store, "a", "b", |_| ());
-}
-
-fn next(store: &RsyncStore, base: &str, name: &str, step: impl FnOnce(&Path)) {
-    let pending = store.begin(&id(name), Base::Result(&id(base))).unwrap();
-    step(&rootfs(&*pending));
-    pending.commit().unwrap();
-}
-
-fn read(store: &RsyncStore, name: &str, file: &str) -> String {
-    fs::read_to_string(store.result(&id(name)).unwrap().unwrap().rootfs().join(file)).unwrap()
-}
-
-fn inode(path: &Path) -> u64 {
-    fs::metadata(path).unwrap().ino()
-}
-
-/// Changes a file without changing its size and modification time.
-fn overwrite(path: &Path, text: &str) {
-    let file = OpenOptions::new().write(true).open(path).unwrap();
-    let modified = file.metadata().unwrap().modified().unwrap();
-    file.write_all_at(text.as_bytes(), 0).unwrap();
-    file.set_modified(modified).unwrap();
 }
 
 fn overwrite_mapped(path: &Path, byte: u8) {
@@ -355,76 +215,6 @@ fn broken_trees_are_swept() {
     fs::rename(place.as_ref().join("store/warm/of-nothing"), warm.join("x")).unwrap();
     assert_eq!(store.reconcile(&[]).unwrap().swept.len(), 1);
     assert!(warm_dirs(place.as_ref()).is_empty());
-}
-
-fn last_of(store: &RsyncStore) -> usize {
-    (0..).find(|number| store.result(&id(&format!("kill {number}"))).unwrap().is_none()).unwrap()
-        - 1
-}
-
-/// Not a test by itself: makes one result after the other until it is killed.
-#[test]
-fn child_process() {
-    let Some(dir) = std::env::var_os("STORE_RSYNC_WARM_DIR") else { return };
-    let store = open_warm(Path::new(&dir), Mode::Auto);
-    let last = last_of(&store);
-    std::io::Write::write_all(&mut std::io::stdout(), b"\nREADY\n").unwrap();
-    for number in last + 1..last + 10_000 {
-        // Now and then on an older one, so that trees change their state.
-        let base = if number % 5 == 4 { number - 3 } else { number - 1 };
-        next(&store, &format!("kill {base}"), &format!("kill {number}"), |tree| {
-            overwrite(&tree.join("7"), &format!("{number:06}"));
-            fs::write(tree.join(format!("new {}", number % 10)), number.to_string()).unwrap();
-        });
-    }
-}
-
-#[test]
-fn a_kill_at_any_moment_leaves_no_wrong_tree() {
-    use std::io::{BufRead, BufReader};
-    use std::process::{Command, Stdio};
-    let place = plain().unwrap();
-    let dir = place.as_ref();
-    {
-        let store = open_warm(dir, Mode::Auto);
-        two(&store, 60);
-        next(&store, "b", "kill 0", |tree| overwrite(&tree.join("7"), "000000"));
-    }
-    let mut checked = 0;
-    for round in 0..12 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["child_process", "--exact", "--nocapture"])
-            .env("STORE_RSYNC_WARM_DIR", dir)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-        assert!(lines.any(|line| line.unwrap().ends_with("READY")));
-        let second = dir.join("store/result").join(id(&format!("kill {}", checked + 2)).as_str());
-        let start = Instant::now();
-        while !second.exists() {
-            assert!(start.elapsed() < Duration::from_secs(30), "the child makes nothing");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        std::thread::sleep(Duration::from_millis(5 * round));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let store = open_warm(dir, Mode::Auto);
-        store.reconcile(&[]).unwrap();
-        let last = last_of(&store);
-        for number in checked..=last {
-            let name = format!("kill {number}");
-            assert_eq!(read(&store, &name, "7"), format!("{number:06}"));
-            assert_eq!(read(&store, &name, "8"), "000008");
-        }
-        for base in [last, last.saturating_sub(3)] {
-            let name = id(&format!("kill {base}"));
-            let pending = store.begin(&id("after the kill"), Base::Result(&name)).unwrap();
-            assert_same(&rootfs(&*pending), &store.result(&name).unwrap().unwrap().rootfs());
-            assert_apart(&store, dir, Some(&*pending));
-        }
-        checked = last;
-    }
 }
 
 /// Another build user gets the tree: everything has another owner, and so has the result.
