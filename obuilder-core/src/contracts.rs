@@ -68,6 +68,11 @@ pub trait Store: Send + Sync {
     /// Space on the store's volume.
     fn usage(&self) -> Result<Usage, StoreError>;
 
+    /// Bytes that are kept only to make the next [`Store::begin`] cheap; unless `measure`, they are given up.
+    fn drop_warm(&self, _measure: bool) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
     /// Removes what killed processes left behind, never touching the work of live ones, and compares the store
     /// with the ids that the index knows.
     fn reconcile(&self, known: &[ResultId]) -> Result<Reconciled, StoreError>;

@@ -24,12 +24,14 @@ pub(crate) const FORMAT: u32 = 1;
 ///                       private directory is made, exclusively while those that killed processes left are swept
 ///   result/ID/          finished results; locked shared while pinned, exclusively while deleted
 ///   result-tmp/ID-UNIQUE results being made, each locked shared by its maker; trash-UNIQUE: what is being deleted
+///   warm/ID-UNIQUE/     a tree (rootfs) that equals the result ID, with its index (obuild-index); locked while somebody
+///                       looks at it, and renamed to result-tmp before anybody may change it
 ///   failed/ID/          kept trees of failed steps, locked as results are
 ///   cache/NAME/         newest versions of caches; every byte outside A-Za-z0-9._- is written %xx
 ///   cache-tmp/UNIQUE-NAME leased copies, each locked shared by its holder
 /// ```
 ///
-/// UNIQUE is PID-RANDOM-N. OBuilder's own but for `failed`, `obuild-format` and `obuild-lock`, which it leaves alone.
+/// UNIQUE is PID-RANDOM-N. OBuilder's own but for `failed`, `warm`, `obuild-format` and `obuild-lock`, which it leaves alone.
 #[derive(Debug)]
 pub(crate) struct Layout {
     root: PathBuf,
@@ -55,7 +57,7 @@ impl Layout {
             narrow(&root, 0o711)?;
         }
         let layout = Self { root, random: random(), next: AtomicU64::new(0) };
-        for name in ["state", "result", "result-tmp", "failed", "cache", "cache-tmp"] {
+        for name in ["state", "result", "result-tmp", "failed", "warm", "cache", "cache-tmp"] {
             private_dir(&layout.root.join(name))?;
         }
         layout.check_format()?;
@@ -127,6 +129,10 @@ impl Layout {
 
     pub(crate) fn tmp(&self) -> PathBuf {
         self.root.join("result-tmp")
+    }
+
+    pub(crate) fn warm(&self) -> PathBuf {
+        self.root.join("warm")
     }
 
     pub(crate) fn caches(&self) -> PathBuf {

@@ -9,6 +9,10 @@ mod layout;
 mod lock;
 mod trash;
 
+mod snap;
+mod tick;
+mod warm;
+
 mod cache;
 mod cache_name;
 mod check;
@@ -18,3 +22,4 @@ mod sweep;
 
 pub use mode::{Mode, UnknownMode};
 pub use store::RsyncStore;
+pub use warm::WarmTrees;

@@ -43,9 +43,10 @@ impl Trash {
     }
 }
 
-impl Drop for Trash {
-    fn drop(&mut self) {
-        let worker = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+impl Trash {
+    /// Waits until all that was thrown has gone, but not for ever.
+    pub(crate) fn wait_empty(&self) {
+        let worker = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Worker { rubbish, ended }) = worker else { return };
         drop(rubbish);
         if ended.recv_timeout(LONGEST_WAIT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
@@ -53,6 +54,12 @@ impl Drop for Trash {
                 "deleted results are still being removed; the next start goes on with it"
             );
         }
+    }
+}
+
+impl Drop for Trash {
+    fn drop(&mut self) {
+        self.wait_empty();
     }
 }
 
