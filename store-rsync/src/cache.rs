@@ -2,7 +2,6 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +26,7 @@ pub(crate) struct RsyncLease {
     /// The newest version's place.
     newest: PathBuf,
     /// The version that was copied, still open: as long as it is, no later version can have its inode.
-    from: Option<OwnedFd>,
+    from: Option<Locked>,
     /// Says to sweepers that we are alive; gone once the directory is not ours any more.
     lock: Option<Locked>,
 }
@@ -82,8 +81,8 @@ impl RsyncLease {
                 .map_err(|e| failed("create", &self.dir, e)),
             Some(pin) => {
                 self.store.copy(newest, &self.dir)?;
-                let from = pin.into_unlocked().map_err(|e| failed("unlock", newest, e))?;
-                self.from = Some(from);
+                pin.unlock().map_err(|e| failed("unlock", newest, e))?;
+                self.from = Some(pin);
                 Ok(())
             }
         }

@@ -11,6 +11,7 @@ use obuilder_core::error::StoreError;
 use obuilder_core::finding::Finding;
 use rustix::fs::FlockOperation;
 
+use crate::check_warm;
 use crate::layout::failed;
 use crate::lock::{Exclusive, Locked};
 use crate::store::{Inner, ids_in};
@@ -41,6 +42,7 @@ pub(crate) fn check(store: &Inner, repair: bool, deep: bool) -> Result<Vec<Findi
             found.push(Finding::new(None, what, "remove it", repair.then_some(remove)));
         }
     }
+    check_warm::check(store, repair, deep, &mut found)?;
     if deep {
         found.extend(shared_outside(store)?);
     }
@@ -90,7 +92,7 @@ fn shared_outside(store: &Inner) -> Result<Vec<Finding>, StoreError> {
     for id in ids_in(&results)? {
         let path = results.join(id.as_str());
         if let Some(pin) = store.pinned(&id, path)? {
-            let note = |meta: &Metadata| {
+            let note = |_, meta: &Metadata| {
                 let entry = (meta.nlink(), 0, id.clone());
                 seen.entry((meta.dev(), meta.ino())).or_insert(entry).1 += 1;
             };
@@ -106,7 +108,10 @@ fn shared_outside(store: &Inner) -> Result<Vec<Finding>, StoreError> {
 }
 
 /// Shows `note` every file below `top` that has several names.
-fn walk(top: PathBuf, mut note: impl FnMut(&Metadata)) -> Result<(), (PathBuf, io::Error)> {
+pub(crate) fn walk(
+    top: PathBuf,
+    mut note: impl FnMut(PathBuf, &Metadata),
+) -> Result<(), (PathBuf, io::Error)> {
     let mut dirs = vec![top];
     while let Some(dir) = dirs.pop() {
         let entries = fs::read_dir(&dir).map_err(|e| (dir.clone(), e))?;
@@ -116,7 +121,7 @@ fn walk(top: PathBuf, mut note: impl FnMut(&Metadata)) -> Result<(), (PathBuf, i
             if meta.is_dir() {
                 dirs.push(entry.path());
             } else if meta.nlink() > 1 {
-                note(&meta);
+                note(entry.path(), &meta);
             }
         }
     }

@@ -16,6 +16,7 @@ mod warm;
 mod cache;
 mod cache_name;
 mod check;
+mod check_warm;
 mod pending;
 mod store;
 mod sweep;

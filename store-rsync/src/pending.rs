@@ -83,13 +83,34 @@ impl RsyncPending {
         let copied = store.copy(&base.rootfs(), &rootfs)?;
         if copied.entries >= store.warm.least_entries && copied.is_faithful() && store.keeps_warm()
         {
-            let draft = index_tree(&rootfs, &base.rootfs()).map_err(tree_failed)?;
-            let newest = draft
-                .write(&pending.dir.join(INDEX), &warm::note(base.id(), &stamp))
-                .map_err(tree_failed)?;
-            pending.known = Some(pending.began(stamp, newest)?);
+            let index = || {
+                let draft = index_tree(&rootfs, &base.rootfs()).map_err(tree_failed)?;
+                let note = warm::note(base.id(), &stamp);
+                let newest = draft.write(&pending.dir.join(INDEX), &note).map_err(tree_failed)?;
+                pending.began(stamp, newest)
+            };
+            match index() {
+                Ok(began) => pending.known = Some(began),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "the tree cannot be kept for the next step");
+                    pending.remove_index()?;
+                }
+            }
         }
+        fault::point("begin-filled");
         Ok(pending)
+    }
+
+    /// The tree is to be found without it.
+    fn remove_index(&self) -> Result<(), StoreError> {
+        let index = self.dir.join(INDEX);
+        match fs::remove_file(&index) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(failed("remove", &index, error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Waits until a change to the tree shows.
@@ -133,12 +154,11 @@ impl RsyncPending {
         }
     }
 
-    /// Makes the directory the result, and gives its stamp; `None` when another one came before.
+    /// Makes the directory, which is on the disk, the result, and gives its stamp; `None` when another one came before.
     ///
-    /// Everything is on the disk before the rename, and the rename before the return: a power cut leaves the whole result
+    /// So everything is on the disk before the rename, and the rename before the return: a power cut leaves the whole result
     /// or none.
     fn publish(mut self) -> Result<Option<Stamp>, StoreError> {
-        self.store.sync_tree(&self.dir)?;
         fault::point("commit-synced");
         let (results, to) = (self.store.layout.results(), self.store.layout.result(&self.id));
         let stamp = match fs::rename(&self.dir, &to) {
@@ -166,6 +186,7 @@ impl RsyncPending {
             return Ok(());
         }
         draft.write(&self.dir.join(INDEX), &warm::note(&self.id, stamp)).map_err(tree_failed)?;
+        fault::point("warm-indexed");
         warm::keep(&store, &self.dir, &self.id)?;
         drop(self.lock.take());
         warm::trim(&store)
@@ -192,6 +213,9 @@ impl Pending for RsyncPending {
             let snapped = snap::snapshot(&self, &base, &began)?;
             if let Some((result, draft)) = snapped {
                 snap::move_beside(&self, &result)?;
+                fault::point("commit-moved");
+                // The tree, too: after a power cut it would be believed as far as its index says.
+                self.store.sync_volume()?;
                 let kept = match result.publish()? {
                     Some(stamp) => self.keep_warm(&draft, &stamp),
                     None => Ok(()),
@@ -202,19 +226,18 @@ impl Pending for RsyncPending {
                 }
                 return Ok(());
             }
-            let index = self.dir.join(INDEX);
-            fs::remove_file(&index).map_err(|e| failed("remove", &index, e))?;
+            self.remove_index()?;
         }
         self.share()?;
         fault::point("commit-shared");
+        self.store.sync_tree(&self.dir)?;
         self.publish().map(drop)
     }
 
     fn keep(mut self: Box<Self>) -> Result<(), StoreError> {
         self.check_whole()?;
         if self.known.take().is_some() {
-            let index = self.dir.join(INDEX);
-            fs::remove_file(&index).map_err(|e| failed("remove", &index, e))?;
+            self.remove_index()?;
         }
         let to = self.store.layout.failed(&self.id);
         loop {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use obuilder_core::ResultId;
 use obuilder_core::error::StoreError;
+use obuilder_core::fault;
 use tree_copy::{Draft, Index, Known, Moment, Options, Snapped, snapshot_tree};
 
 use crate::layout::{failed, tree_failed};
@@ -51,6 +52,7 @@ pub(crate) fn snapshot(
     let options = Options { how: store.mode.how(), ..Options::default() };
     let done =
         snapshot_tree(&tree.dir.join("rootfs"), &result.dir.join("rootfs"), &known, &options);
+    fault::point("commit-snapped");
     match done.map_err(tree_failed) {
         Ok(Snapped { draft, linked, copied }) => {
             tracing::debug!(id = tree.id.short(), linked, copied = copied.entries, "snapshot made");

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bstr::{BStr, BString};
 use obuilder_core::contracts::{Base, CacheLease, Pending, Reconciled, Snapshot, Store, Usage};
@@ -12,7 +13,7 @@ use obuilder_core::error::StoreError;
 use obuilder_core::fault;
 use obuilder_core::finding::Finding;
 use obuilder_core::id::ResultId;
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, StatVfs};
 use tree_copy::{Copied, How, Options, copy_tree, tree_size};
 
 use crate::cache::{self, RsyncLease};
@@ -70,6 +71,14 @@ impl RsyncStore {
         };
         let state = inner.layout.state();
         Ok(Self { inner: Arc::new(inner), state })
+    }
+
+    /// Waits at its end for at most so long until all that was deleted is gone (10 seconds); the next start goes on with the rest.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.trash.patience = patience;
+        }
+        self
     }
 
     /// Does not wait for the disk: a power cut may then leave results that are not whole, which nothing but a digest tells.
@@ -148,6 +157,12 @@ impl Inner {
         Ok(())
     }
 
+    /// Brings everything that was written to the volume to the disk.
+    pub(crate) fn sync_volume(&self) -> Result<(), StoreError> {
+        let root = self.layout.root();
+        if self.fast_sync { Ok(()) } else { tree_copy::sync_volume(root).map_err(tree_failed) }
+    }
+
     /// Brings a tree to the disk.
     pub(crate) fn sync_tree(&self, path: &Path) -> Result<(), StoreError> {
         if self.fast_sync { Ok(()) } else { tree_copy::sync_tree(path).map_err(tree_failed) }
@@ -189,14 +204,17 @@ impl Inner {
 
     /// Whether the volume has so little room left that nothing may be kept for speed alone.
     pub(crate) fn is_nearly_full(&self) -> Result<bool, StoreError> {
-        let usage = self.usage()?;
-        Ok(usage.free < usage.total / 20 || usage.free_inodes < 10_000)
+        let volume = self.volume()?;
+        Ok(volume.f_bavail < volume.f_blocks / 20 || volume.f_favail < volume.f_files / 20)
+    }
+
+    fn volume(&self) -> Result<StatVfs, StoreError> {
+        let root = self.layout.root();
+        rustix::fs::statvfs(root).map_err(|e| failed("measure the volume of", root, e.into()))
     }
 
     fn usage(&self) -> Result<Usage, StoreError> {
-        let root = self.layout.root();
-        let volume = rustix::fs::statvfs(root)
-            .map_err(|e| failed("measure the volume of", root, e.into()))?;
+        let volume = self.volume()?;
         Ok(Usage {
             total: volume.f_blocks * volume.f_frsize,
             free: volume.f_bavail * volume.f_frsize,
@@ -253,7 +271,6 @@ impl Store for RsyncStore {
 
     fn begin(&self, id: &ResultId, base: Base<'_>) -> Result<Box<dyn Pending>, StoreError> {
         let pending = RsyncPending::begin(&self.inner, id, base)?;
-        fault::point("begin-filled");
         Ok(Box::new(pending))
     }
 

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 use obuilder_core::ResultId;
 use obuilder_core::contracts::Snapshot;
 use obuilder_core::error::StoreError;
-use tree_copy::{Index, Options, Plan, Summary, bring_tree, plan_change, sync_dir};
+use obuilder_core::fault;
+use tree_copy::{Index, Options, Plan, Summary, bring_tree, plan_change};
 
 use crate::layout::{failed, tree_failed};
 use crate::lock::{Exclusive, Locked};
@@ -40,12 +41,14 @@ impl Default for WarmTrees {
     }
 }
 
-/// Tells a result from any other that ever had its id: inode, times of its directory.
+/// Tells a result from any other that ever had its id: inode and times of its tree's root. Small files beside that may come and
+/// go, such as a digest.
 pub(crate) type Stamp = [u8; 40];
 
 /// The stamp of the result at `dir`, which is pinned or ours.
 pub(crate) fn stamp(dir: &Path) -> Result<Stamp, StoreError> {
-    let meta = fs::symlink_metadata(dir).map_err(|e| failed("read", dir, e))?;
+    let rootfs = dir.join("rootfs");
+    let meta = fs::symlink_metadata(&rootfs).map_err(|e| failed("read", &rootfs, e))?;
     let mut stamp = [0; 40];
     let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
     stamp[..8].copy_from_slice(&meta.ino().to_le_bytes());
@@ -73,36 +76,48 @@ pub(crate) struct WarmTree {
     used: SystemTime,
 }
 
-impl WarmTree {
-    /// The warm tree at `dir`, unless somebody has it. One that is broken is thrown away.
-    fn lock(store: &Inner, dir: PathBuf) -> Result<Option<Self>, StoreError> {
+/// What lies in `warm`.
+pub(crate) enum Found {
+    /// Somebody has it, or has moved it away.
+    Taken,
+    /// It is of no use to anybody.
+    Broken(PathBuf, Locked),
+    /// Ours, until this is dropped.
+    Whole(WarmTree),
+}
+
+impl Found {
+    pub(crate) fn at(dir: PathBuf) -> Result<Self, StoreError> {
         let Exclusive::Locked(lock) =
             Locked::exclusive(&dir).map_err(|e| failed("lock", &dir, e))?
         else {
-            return Ok(None);
+            return Ok(Self::Taken);
         };
         let index = dir.join(INDEX);
         let used = fs::metadata(&index).and_then(|meta| meta.modified());
         match (Summary::read(&index), used) {
             (Ok(Some(summary)), Ok(used)) if dir.join("rootfs").is_dir() => {
-                Ok(Some(Self { dir, lock, summary, used }))
+                Ok(Self::Whole(WarmTree { dir, lock, summary, used }))
             }
-            _ => store.throw_away(&dir, lock).map(|()| None),
+            _ => Ok(Self::Broken(dir, lock)),
         }
     }
+}
 
+impl WarmTree {
     /// The result that it equals, pinned, if that is still there.
-    fn result(&self, store: &Inner) -> Result<Option<Snapshot>, StoreError> {
+    pub(crate) fn result(&self, store: &Inner) -> Result<Option<Snapshot>, StoreError> {
         let Some((id, noted)) = read_note(&self.summary.note) else { return Ok(None) };
         let Some(pin) = store.pinned(&id, store.layout.result(&id))? else { return Ok(None) };
-        Ok((stamp(pin.dir())? == noted).then_some(pin))
+        let same = stamp(pin.dir()).is_ok_and(|stamp| stamp == noted);
+        Ok(same.then_some(pin))
     }
 
     fn is_of(&self, id: &ResultId, stamp: &Stamp) -> bool {
         self.summary.note == note(id, stamp)
     }
 
-    fn throw_away(self, store: &Inner) -> Result<(), StoreError> {
+    pub(crate) fn throw_away(self, store: &Inner) -> Result<(), StoreError> {
         store.throw_away(&self.dir, self.lock)
     }
 
@@ -111,12 +126,13 @@ impl WarmTree {
         let to = store.layout.tmp().join(format!("{id}-{}", store.layout.unique()));
         fs::rename(&self.dir, &to).map_err(|e| failed("take", &self.dir, e))?;
         self.dir = to;
-        sync_dir(&store.layout.warm()).map_err(tree_failed)
+        fault::point("warm-taken");
+        store.sync_dir(&store.layout.warm())
     }
 }
 
 /// Directories in `warm`; those of the result `of` alone, if given.
-fn dirs(store: &Inner, of: Option<&ResultId>) -> Result<Vec<PathBuf>, StoreError> {
+pub(crate) fn dirs(store: &Inner, of: Option<&ResultId>) -> Result<Vec<PathBuf>, StoreError> {
     let warm = store.layout.warm();
     let list =
         || fs::read_dir(&warm)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
@@ -130,11 +146,27 @@ fn dirs(store: &Inner, of: Option<&ResultId>) -> Result<Vec<PathBuf>, StoreError
     Ok(dirs)
 }
 
-/// All warm trees that nobody has, locked, the last used first.
+/// All warm trees that nobody has, locked, the last used first. Broken ones are thrown away.
 fn idle(store: &Inner, of: Option<&ResultId>) -> Result<Vec<WarmTree>, StoreError> {
+    idle_or_broken(store, of, &mut Vec::new())
+}
+
+/// As [`idle`]; adds the broken ones' paths to `broken`.
+fn idle_or_broken(
+    store: &Inner,
+    of: Option<&ResultId>,
+    broken: &mut Vec<PathBuf>,
+) -> Result<Vec<WarmTree>, StoreError> {
     let mut all = Vec::new();
     for dir in dirs(store, of)? {
-        all.extend(WarmTree::lock(store, dir)?);
+        match Found::at(dir)? {
+            Found::Taken => {}
+            Found::Whole(tree) => all.push(tree),
+            Found::Broken(dir, lock) => {
+                store.throw_away(&dir, lock)?;
+                broken.push(dir);
+            }
+        }
     }
     all.sort_by_key(|tree| Reverse(tree.used));
     Ok(all)
@@ -207,6 +239,7 @@ fn bring(
         let source = "something in it cannot be copied".into();
         return Err(StoreError::Failed { action: "bring a tree to another state".into(), source });
     }
+    fault::point("warm-brought");
     let path = tree.dir.join(INDEX);
     draft.write(&path, &note(base.id(), stamp)).map_err(tree_failed)?;
     let summary = Summary::read(&path).map_err(tree_failed)?;
@@ -217,7 +250,9 @@ fn bring(
 /// Keeps the locked directory `dir`, whose tree and index are those of the result `id`, as a warm tree.
 pub(crate) fn keep(store: &Inner, dir: &Path, id: &ResultId) -> Result<(), StoreError> {
     let to = store.layout.warm().join(format!("{id}-{}", store.layout.unique()));
-    fs::rename(dir, &to).map_err(|e| failed("keep", dir, e))
+    fs::rename(dir, &to).map_err(|e| failed("keep", dir, e))?;
+    fault::point("warm-kept");
+    Ok(())
 }
 
 /// Removes the trees that are too many; all of them where the volume is nearly full.
@@ -248,12 +283,8 @@ pub(crate) fn drop_all(store: &Inner, measure: bool) -> Result<u64, StoreError> 
 
 /// Removes warm trees that are broken, whose result has gone, that are too old or too many; says which were of no use.
 pub(crate) fn sweep(store: &Inner) -> Result<Vec<PathBuf>, StoreError> {
-    let before = dirs(store, None)?;
-    let whole = idle(store, None)?;
-    let mut useless = before;
-    // Looking at the broken ones has removed them.
-    useless.retain(|dir| !dir.exists());
-    for tree in whole {
+    let mut useless = Vec::new();
+    for tree in idle_or_broken(store, None, &mut useless)? {
         let old = tree.used.elapsed().is_ok_and(|age| age > store.warm.longest);
         let gone = tree.result(store)?.is_none();
         if gone {

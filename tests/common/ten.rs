@@ -9,17 +9,19 @@ use super::{Running, World, trees};
 /// What no file of a store may hold.
 pub const SECRET: &str = "an uncommonly secret word";
 
-const SPEC: &str = "((from scratch)
-    (run (shell \"echo 1 > a; mkdir d; echo x > d/f; ln d/f d/l\"))
-    (copy (src data) (dst data))
+/// So large that its trees are kept warm.
+const FIRST: &str = "(run (shell \"for n in $(seq 300); do echo $n > many-$n; done; echo 1 > a; mkdir d; echo x > d/f; ln d/f d/l\"))";
+const REST: &str = "(copy (src data) (dst data))
     (run (cache (one (target one))) (shell \"echo more >> one/f; cat data/* > all\"))
     (run (secrets (token (target /run/token))) (shell \"test -s $OBUILDER_SECRETS_DIR/token; cat $OBUILDER_SECRETS_DIR/token\"))
     (run (shell \"rm d/l; echo 2 >> a\"))
     (run (cache (one (target one)) (two (target two))) (shell \"cp one/f two/f; ln -s a s\"))
     (run (cache (two (target two))) (secrets (token (target /run/token))) (shell \"chmod 600 all; echo eight\"))
     (run (shell \"seq 1 500\"))
-    (run (shell \"seq 1 500 > numbers; rm -r data\")))";
+    (run (shell \"seq 1 500 > numbers; rm -r data many-11*\"))";
 
+/// Begins on the first step of the build, of which a warm tree may be some steps away.
+const OTHER: &str = "(run (shell \"echo other > a\"))";
 const SMALL: &str =
     "((from scratch) (run (shell \"echo small > file\")) (run (shell \"echo smaller >> file\")))";
 const FAILING: &str = "((from scratch) (run (shell \"echo half > made; echo said; exit 3\")))";
@@ -46,7 +48,12 @@ impl Ten {
         for n in 0..5 {
             world.write(&format!("context/data/{n}"), format!("{n}\n"));
         }
-        for (name, text) in [("ten", SPEC), ("small", SMALL), ("failing", FAILING)] {
+        for (name, text) in [
+            ("ten", &format!("((from scratch) {FIRST} {REST})")[..]),
+            ("other", &format!("((from scratch) {FIRST} {OTHER})")),
+            ("small", SMALL),
+            ("failing", FAILING),
+        ] {
             world.write(&format!("context/{name}.scm"), text);
         }
         let token = world.write("token", format!("{SECRET}\n"));
@@ -64,6 +71,7 @@ impl Ten {
         let ten = Self::new();
         let small = ten.world.run(["build", "small.scm"]).success().got();
         let id = ten.world.run(ten.build()).success().got();
+        ten.world.run(["build", "other.scm"]).success();
         Expected { results: trees::results(&ten.world.store()), id, small }
     }
 
@@ -76,6 +84,7 @@ impl Ten {
             vec!["build", "small.scm"],
             vec!["build", "--no-cache", "small.scm"],
             self.build().to_vec(),
+            vec!["build", "other.scm"],
             vec!["gc", "--max-size=0"],
             vec!["build", "small.scm"],
             vec!["delete", &expected.small],
@@ -93,8 +102,10 @@ impl Ten {
         let sound = self.world.run(["build", "small.scm"]).success();
         let again = Running::start(self.world.command(self.build())).finish().success();
         assert_eq!(again.got(), expected.id, "{when}: {sound:#?}");
+        self.world.run(["build", "other.scm"]).success();
         assert_eq!(trees::results(&self.world.store()), expected.results, "{when}");
-        self.world.run(["fsck"]).success();
+        let checked = self.world.run(["fsck", "--digest"]);
+        assert_eq!(checked.status.code(), Some(0), "{when}: {checked:#?}");
         self.world.assert_clean();
         assert_eq!(with_secret(&self.world.store()), "", "{when}");
     }

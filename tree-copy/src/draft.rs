@@ -71,7 +71,7 @@ impl Draft {
             .sum()
     }
 
-    fn dirs(&self) -> impl Iterator<Item = Block<'_>> {
+    pub(crate) fn dirs(&self) -> impl Iterator<Item = Block<'_>> {
         self.blocks.iter().filter_map(|block| Block::first(block))
     }
 

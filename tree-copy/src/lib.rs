@@ -29,6 +29,7 @@ mod scan;
 mod bring;
 mod plan;
 mod snapshot;
+mod verify;
 
 mod chown;
 mod digest;
@@ -61,4 +62,5 @@ pub use scan::index_tree;
 pub use share::{Shared, Trust, share_identical};
 pub use size::{TreeSize, tree_size};
 pub use snapshot::{Known, Snapped, snapshot_tree};
-pub use sync::{sync_dir, sync_tree};
+pub use sync::{sync_dir, sync_tree, sync_volume};
+pub use verify::check_index;

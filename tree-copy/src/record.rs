@@ -63,6 +63,18 @@ impl Record {
         self.at_home && twin_less == Self { twin: 0, allocated: 0, ..*now }
     }
 
+    /// Whether what was noted of an entry is what is found now. Of a directory that is noted in itself.
+    pub(crate) fn agrees(&self, now: &Self) -> bool {
+        let same = || self.twin == now.twin && (!self.at_home || self.is_untouched(now));
+        self.kind == now.kind && (self.is_dir() || same())
+    }
+
+    /// Whether the file that now has the name of this entry may be linked to this one's twin: no other file of the tree can
+    /// then be, so that two do not become one.
+    pub(crate) fn lends_its_twin(&self, now: &Self) -> bool {
+        self.nlink < 2 || self.ino == now.ino
+    }
+
     /// Whether two directories have the same owner, mode, time and attributes.
     pub(crate) fn is_like_dir(&self, other: &Self) -> bool {
         let about = |r: &Self| (r.kind, r.mode, r.uid, r.gid, r.mtime, r.twin);

@@ -28,8 +28,8 @@ pub fn sync_tree(path: &Path) -> Result<(), Error> {
     if sync.seen.into_inner() > ONE_BY_ONE { sync_volume(path) } else { Ok(()) }
 }
 
-/// Makes all that was written to the volume of the directory `path` durable, by whomever.
-fn sync_volume(path: &Path) -> Result<(), Error> {
+/// Makes all that was written to the volume of the directory `path` durable, whoever wrote it.
+pub fn sync_volume(path: &Path) -> Result<(), Error> {
     let dir = Root::open(path)?;
     platform::sync_volume(dir.fd()).map_err(|source| Error::Io {
         action: "sync the volume of",

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use tree_copy::testing::{Random, make_awkward, mutate};
 use tree_copy::{
-    Draft, Error, Index, Known, Moment, Options, Snapped, Summary, Trust, bring_tree, copy_tree,
-    digest_tree, index_tree, plan_change, snapshot_tree,
+    Draft, Error, Index, Known, Moment, Options, Snapped, Summary, Trust, bring_tree, check_index,
+    copy_tree, digest_tree, index_tree, plan_change, snapshot_tree,
 };
 
 /// Every path below `root` with its modification time, and which of them are one inode.
@@ -199,6 +199,51 @@ fn a_change_in_the_same_tick_is_caught() {
     assert_eq!(snap(&tree, &dir.path().join("wrong"), &blind).linked, 1, "the test tests nothing");
     snap(&tree, &to, &Known { trusted_before: newest, ..blind });
     assert_same(&tree, &to);
+}
+
+/// Two files that were one, and are the same to the last byte, stay two.
+#[test]
+fn what_a_step_parted_is_not_joined_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, base, to) = (dir.path().join("tree"), dir.path().join("a"), dir.path().join("b"));
+    fs::create_dir(&base).unwrap();
+    fs::write(base.join("one"), "text").unwrap();
+    fs::hard_link(base.join("one"), base.join("two")).unwrap();
+    copy_tree(&base, &tree, &Options::default()).unwrap();
+    let index = stored(dir.path(), &index_tree(&tree, &base).unwrap());
+    let trusted_before = pass(dir.path(), index.summary.newest);
+    let modified = fs::metadata(tree.join("two")).unwrap().modified().unwrap();
+    fs::remove_file(tree.join("two")).unwrap();
+    fs::write(tree.join("two"), "text").unwrap();
+    fs::File::open(tree.join("two")).unwrap().set_modified(modified).unwrap();
+    let known = Known { index: &index, snapshot: &base, trusted_before, trust: Trust::Contents };
+    assert_eq!(snap(&tree, &to, &known).linked, 1);
+    assert_same(&tree, &to);
+}
+
+#[test]
+fn an_index_is_proved_against_both_trees() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tree, snapshot, mut index) = begin(dir.path(), 3);
+    let check = |index: &Index| check_index(index, &tree, &snapshot).unwrap();
+    assert_eq!(check(&index), None);
+    pass(dir.path(), index.summary.newest);
+    mutate(&tree, 30, &mut Random::new(3)).unwrap();
+    assert_ne!(check(&index), None);
+    let to = dir.path().join("1");
+    let known = Known {
+        index: &index,
+        snapshot: &snapshot,
+        trusted_before: index.summary.newest,
+        trust: Trust::Contents,
+    };
+    index = stored(dir.path(), &snap(&tree, &to, &known).draft);
+    assert_eq!(check_index(&index, &tree, &to).unwrap(), None);
+    let file = shape(&to).0.into_keys().find(|path| to.join(path).is_file()).unwrap();
+    fs::copy(to.join(&file), dir.path().join("other")).unwrap();
+    fs::rename(dir.path().join("other"), to.join(&file)).unwrap();
+    let found = check_index(&index, &tree, &to).unwrap();
+    assert_eq!(found, Some(tree.join(file)), "the twin is another");
 }
 
 #[test]

@@ -196,5 +196,9 @@ impl Drop for IdLock {
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!("failed to remove `{}`: {error}", self.path.display());
         }
+        // Closing alone would leave the lock to a child that another thread has just forked, until that runs its program.
+        if let Err(error) = flock(&self.file, FlockOperation::Unlock) {
+            tracing::warn!("failed to unlock `{}`: {error}", self.path.display());
+        }
     }
 }
