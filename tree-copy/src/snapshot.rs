@@ -148,8 +148,9 @@ impl<'a> Snapper<'a> {
     ) -> SysResult<bool> {
         let (Some(old), Some(base)) = (old, &dir.base) else { return Ok(false) };
         let sure = old.is_untouched(now) && old.ctime < self.known.trusted_before;
-        let alike = || self.is_same(dir.pair.from.as_fd(), base.as_fd(), name);
-        if !sure && !(old.lends_its_twin(now) && alike()?) {
+        let compare = || self.is_same(dir.pair.from.as_fd(), base.as_fd(), name);
+        let same = sure || (old.lends_its_twin(now) && compare()?);
+        if !same {
             return Ok(false);
         }
         match rustix::fs::linkat(base, name, &dir.pair.to, name, AtFlags::empty()) {
