@@ -311,3 +311,29 @@ fn a_top_that_looks_the_same_to_all_is_still_each_ones_own() {
     as_user(BEN, || fs::remove_file(stage.mnt("name"))).unwrap();
     assert_eq!(errno(as_user(BEN, || chown(stage.mnt(""), Some(BEN), None))), libc::EPERM);
 }
+
+#[test]
+fn a_top_that_turns_into_a_link_into_the_mount_is_not_waited_for() {
+    if !can_mount() {
+        return;
+    }
+    let stage = Stage::with(&["--workers", "2"]);
+    for user in [ANN, BEN] {
+        as_user(user, || fs::write(stage.mnt("name"), user.to_string())).unwrap();
+    }
+    let local = stage.at(&format!("tree-{ANN}/local"));
+    fs::rename(&local, stage.at(&format!("tree-{ANN}/was"))).unwrap();
+    symlink(stage.mnt("underneath"), &local).unwrap();
+    // In threads of their own, which a server that waits for itself would hold until the stage is taken down.
+    let (path, text) = (stage.mnt("name"), BEN.to_string());
+    let look = |user, path: std::path::PathBuf| {
+        std::thread::spawn(move || {
+            (0..200).map(|_| as_user(user, || fs::read_to_string(&path)).ok()).next_back()
+        })
+    };
+    let mut looks: Vec<_> = (0..8).map(|_| look(ANN, path.clone())).collect();
+    looks.push(look(BEN, path));
+    common::wait_for("the server", || looks.iter().all(|look| look.is_finished()));
+    let seen: Vec<_> = looks.into_iter().map(|look| look.join().unwrap().flatten()).collect();
+    assert_eq!((&seen[0], &seen[8]), (&None, &Some(text)));
+}
