@@ -148,6 +148,17 @@ impl Views {
         owners
     }
 
+    /// Whether the mount point may be another directory for the next caller.
+    pub(crate) fn differ(&self) -> bool {
+        let seats = self.seats.read().unwrap_or_else(PoisonError::into_inner);
+        seats.len() + usize::from(self.otherwise.is_some()) > 1
+    }
+
+    /// The node of what those without an entry see.
+    pub(crate) fn otherwise(&self) -> Option<&Node> {
+        self.otherwise.as_ref().map(|seat| &*seat.top)
+    }
+
     /// The views in use now, that of the others last.
     pub(crate) fn seats(&self) -> Vec<Arc<Seat>> {
         let seats = self.seats.read().unwrap_or_else(PoisonError::into_inner);

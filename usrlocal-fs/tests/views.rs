@@ -337,3 +337,37 @@ fn a_top_that_turns_into_a_link_into_the_mount_is_not_waited_for() {
     let seen: Vec<_> = looks.into_iter().map(|look| look.join().unwrap().flatten()).collect();
     assert_eq!((&seen[0], &seen[8]), (&None, &Some(text)));
 }
+
+#[test]
+fn nobody_is_turned_away_from_its_top_because_another_looks_at_the_same_moment() {
+    if !can_mount() {
+        return;
+    }
+    for mode in [0o755, 0o700] {
+        let stage = Stage::new();
+        fs::remove_file(stage.at(&format!("scoreboard/{BEN}"))).unwrap();
+        fs::set_permissions(stage.tree(ANN, ""), fs::Permissions::from_mode(mode)).unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(1);
+        let (top, below) = (stage.mnt(""), stage.mnt("underneath"));
+        let (top, below) = (&top, &below);
+        std::thread::scope(|scope| {
+            for user in [0, EVE, EVE] {
+                scope.spawn(move || {
+                    while std::time::Instant::now() < end {
+                        as_user(user, || fs::metadata(below)).unwrap();
+                        assert_eq!(as_user(user, || names(top)), ["underneath"]);
+                    }
+                });
+            }
+            for name in ["one", "two"] {
+                let path = stage.mnt(name);
+                scope.spawn(move || {
+                    while std::time::Instant::now() < end {
+                        as_user(ANN, || fs::create_dir(&path)).unwrap();
+                        as_user(ANN, || fs::remove_dir(&path)).unwrap();
+                    }
+                });
+            }
+        });
+    }
+}
