@@ -29,7 +29,7 @@
 //! could not end.
 //!
 //! Where the kernel reads and writes open files by itself, a file with set-user-id or set-group-id that somebody has open
-//! loses them when it is opened to write, not when it is first written; given to it while it is open to write, they stay.
+//! loses them when it is opened to write, not when it is first written; given to it while root has it open, they stay.
 //!
 //! A tree on a filesystem without file handles (overlayfs), and what is mounted inside a tree, costs the server a descriptor
 //! for each file that the kernel knows; when there are no more, all users get `EMFILE`. A tree that is shown no more stays

@@ -371,3 +371,21 @@ fn nobody_is_turned_away_from_its_top_because_another_looks_at_the_same_moment()
         });
     }
 }
+
+#[test]
+fn set_user_id_given_to_a_file_while_another_writes_it_goes_with_the_next_write() {
+    if !can_mount() {
+        return;
+    }
+    let stage = Stage::new();
+    for path in [stage.at("plain"), stage.mnt("underneath")] {
+        fs::write(&path, "text").unwrap();
+        chown(&path, Some(EVE), Some(EVE)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        let open = || fs::OpenOptions::new().write(true).open(&path);
+        let mut file = as_user(EVE + 1, open).unwrap();
+        as_user(EVE, || fs::set_permissions(&path, fs::Permissions::from_mode(0o4777))).unwrap();
+        as_user(EVE + 1, || file.write_all(b"evil")).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o777, "{}", path.display());
+    }
+}
