@@ -10,6 +10,10 @@
 //! tree). A user without an entry sees what was there before the mount, another directory, or nothing. A link is replaced
 //! atomically and counts from the next access on; what is open stays open.
 //!
+//! No user may be able to change a directory on the way to a tree, as its path is followed with the server's rights: a user
+//! who put a symlink there would see what lies in closed directories, or stop the server. What is inside the tree is the
+//! user's.
+//!
 //! # How it keeps users apart
 //!
 //! The kernel remembers names and attributes by the number of a node, not by who asked. So every view has nodes of its
