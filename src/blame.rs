@@ -66,6 +66,7 @@ impl From<CacheError> for CommandError {
     fn from(error: CacheError) -> Self {
         let hint = match &error {
             CacheError::Store(error) => store_hint(error),
+            CacheError::Index(error) if error.is_full() => Some(MAKE_ROOM.to_owned()),
             CacheError::UnknownId { nearest: Some(near), .. } => {
                 Some(format!("did you mean `{}`? `obuild ls` lists them all", near.short()))
             }

@@ -9,7 +9,7 @@ use obuilder_core::{Fetcher, Sandbox, Store};
 
 use fetch_dir::DirFetcher;
 use sandbox_macos::{BuildUserSandbox, Config, Fuse};
-use store_rsync::RsyncStore;
+use store_rsync::{RsyncStore, WarmTrees};
 
 use crate::error::CommandError;
 use crate::output;
@@ -23,10 +23,20 @@ pub(crate) fn cache(settings: &Settings) -> Result<Arc<ResultCache>, CommandErro
     Ok(cache)
 }
 
+/// Opens the store and its cache for deleting, on a full disk too.
+pub(crate) fn cache_to_make_room(settings: &Settings) -> Result<Arc<ResultCache>, CommandError> {
+    let (cache, opened) = ResultCache::open_to_make_room(store(settings)?)?;
+    opened.notes.iter().for_each(|text| output::note("note", text));
+    Ok(cache)
+}
+
 /// Opens the store alone.
 pub(crate) fn store(settings: &Settings) -> Result<Arc<dyn Store>, CommandError> {
     let path = settings.store()?.path;
-    Ok(Arc::new(RsyncStore::open(&path, settings.rsync_mode()?)?))
+    // One for each step that may run, and one more for two builds in turns.
+    let warm = WarmTrees { most: settings.users()?.len() + 1, ..WarmTrees::default() };
+    let store = RsyncStore::open_with(&path, settings.rsync_mode()?, warm)?;
+    Ok(Arc::new(store.fast_sync(settings.fast_sync())))
 }
 
 /// Makes the sandbox.

@@ -1,8 +1,8 @@
 //! What lies where in a store.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,12 +24,14 @@ pub(crate) const FORMAT: u32 = 1;
 ///                       private directory is made, exclusively while those that killed processes left are swept
 ///   result/ID/          finished results; locked shared while pinned, exclusively while deleted
 ///   result-tmp/ID-UNIQUE results being made, each locked shared by its maker; trash-UNIQUE: what is being deleted
+///   warm/ID-UNIQUE/     a tree (rootfs) that equals the result ID, with its index (obuild-index); locked while somebody
+///                       looks at it, and renamed to result-tmp before anybody may change it
 ///   failed/ID/          kept trees of failed steps, locked as results are
 ///   cache/NAME/         newest versions of caches; every byte outside A-Za-z0-9._- is written %xx
 ///   cache-tmp/UNIQUE-NAME leased copies, each locked shared by its holder
 /// ```
 ///
-/// UNIQUE is PID-RANDOM-N. OBuilder's own but for `failed`, `obuild-format` and `obuild-lock`, which it leaves alone.
+/// UNIQUE is PID-RANDOM-N. OBuilder's own but for `failed`, `warm`, `obuild-format` and `obuild-lock`, which it leaves alone.
 #[derive(Debug)]
 pub(crate) struct Layout {
     root: PathBuf,
@@ -55,7 +57,7 @@ impl Layout {
             narrow(&root, 0o711)?;
         }
         let layout = Self { root, random: random(), next: AtomicU64::new(0) };
-        for name in ["state", "result", "result-tmp", "failed", "cache", "cache-tmp"] {
+        for name in ["state", "result", "result-tmp", "failed", "warm", "cache", "cache-tmp"] {
             private_dir(&layout.root.join(name))?;
         }
         layout.check_format()?;
@@ -65,13 +67,10 @@ impl Layout {
     fn check_format(&self) -> Result<(), StoreError> {
         let path = self.state().join("obuild-format");
         let text = match fs::read_to_string(&path) {
+            // An earlier version did not wait for the disk, and a power cut left nothing in the file.
+            Ok(text) if text.is_empty() => return self.write_format(&path),
             Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let new = self.state().join(format!("obuild-format-{}", self.unique()));
-                return fs::write(&new, format!("{FORMAT}\n"))
-                    .and_then(|()| fs::rename(&new, &path))
-                    .map_err(|e| failed("write", &path, e));
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return self.write_format(&path),
             Err(error) => return Err(failed("read", &path, error)),
         };
         let found = text.trim().parse::<u32>().map_err(|e| StoreError::Failed {
@@ -83,6 +82,17 @@ impl Layout {
             return Err(StoreError::Newer { location, found, known: FORMAT });
         }
         Ok(())
+    }
+
+    fn write_format(&self, path: &Path) -> Result<(), StoreError> {
+        let new = self.state().join(format!("obuild-format-{}", self.unique()));
+        let write = || {
+            let mut file = File::create(&new)?;
+            file.write_all(format!("{FORMAT}\n").as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, path)
+        };
+        write().map_err(|e| failed("write", path, e))
     }
 
     pub(crate) fn location(&self) -> String {
@@ -119,6 +129,10 @@ impl Layout {
 
     pub(crate) fn tmp(&self) -> PathBuf {
         self.root.join("result-tmp")
+    }
+
+    pub(crate) fn warm(&self) -> PathBuf {
+        self.root.join("warm")
     }
 
     pub(crate) fn caches(&self) -> PathBuf {
