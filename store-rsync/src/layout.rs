@@ -222,7 +222,9 @@ fn refuse_strangers(root: &Path) -> Result<(), StoreError> {
     let known = [&OBUILDERS[..], &OURS, &VOLUMES].concat();
     for entry in fs::read_dir(root).map_err(|e| failed("list", root, e))? {
         let name = entry.map_err(|e| failed("list", root, e))?.file_name();
-        if !known.iter().any(|known| name == *known) {
+        // Where no other place is configured, homes lie in the store, and something of them may outlive it.
+        let of_home = name == "home" || name.as_encoded_bytes().starts_with(b"home.");
+        if !of_home && !known.iter().any(|known| name == *known) {
             let found = name.to_string_lossy().into_owned();
             return Err(StoreError::Foreign { location: location(root), found });
         }

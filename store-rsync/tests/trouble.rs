@@ -327,7 +327,9 @@ fn a_directory_of_other_things_is_no_store_and_keeps_them() {
     let place = plain().unwrap();
     let root = place.as_ref().join("root");
     fs::create_dir_all(root.join("cache-tmp/of somebody else")).unwrap();
-    fs::create_dir(root.join("lost+found")).unwrap();
+    for harmless in ["lost+found", "home", "home.stuck-1"] {
+        fs::create_dir(root.join(harmless)).unwrap();
+    }
     fs::write(root.join("letter"), "dear").unwrap();
     let mode = fs::metadata(&root).unwrap().permissions();
     assert_eq!(
@@ -335,7 +337,7 @@ fn a_directory_of_other_things_is_no_store_and_keeps_them() {
         "there is no store at `rsync:ROOT`, but other things, such as `letter`"
     );
     assert_eq!(fs::metadata(&root).unwrap().permissions(), mode);
-    assert_eq!(fs::read_dir(&root).unwrap().count(), 3);
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 5);
     // What OBuilder has made is a store, whatever else somebody put into it.
     for name in ["state", "result", "result-tmp", "cache"] {
         fs::create_dir(root.join(name)).unwrap();
