@@ -118,6 +118,7 @@ fn store_hint(error: &StoreError) -> Option<String> {
         StoreError::InUse(_) => "try again when the build that uses it has ended",
         StoreError::Full { .. } => MAKE_ROOM,
         StoreError::NotWritable { .. } => "choose another store with --store, or become its owner",
+        StoreError::Foreign { .. } => "name an empty directory for --store, or a new one in it",
         StoreError::Newer { .. } => "use the version of obuild that made it, or another --store",
         StoreError::Missing(_) | StoreError::Failed { .. } => return None,
     };

@@ -16,6 +16,16 @@ const STICKY: u32 = 0o1000;
 /// The newest format of [`Layout`] this program knows.
 pub(crate) const FORMAT: u32 = 1;
 
+/// What is in every store that OBuilder made.
+const OBUILDERS: [&str; 5] = ["state", "result", "result-tmp", "cache", "cache-tmp"];
+
+/// What is in ours besides.
+const OURS: [&str; 2] = ["failed", "warm"];
+
+/// What systems put into the root of a volume that is otherwise empty.
+const VOLUMES: [&str; 6] =
+    ["lost+found", ".DS_Store", ".Spotlight-V100", ".TemporaryItems", ".Trashes", ".fseventsd"];
+
 /// The directories of a store.
 ///
 /// ```text
@@ -53,11 +63,12 @@ impl Layout {
             Err(error) => return Err(failed("open the store at", root, error)),
         }
         let root = fs::canonicalize(root).map_err(|e| failed("open the store at", root, e))?;
+        refuse_strangers(&root)?;
         if may_be_closed(&root) {
             narrow(&root, 0o711)?;
         }
         let layout = Self { root, random: random(), next: AtomicU64::new(0) };
-        for name in ["state", "result", "result-tmp", "failed", "warm", "cache", "cache-tmp"] {
+        for name in OBUILDERS.iter().chain(&OURS) {
             private_dir(&layout.root.join(name))?;
         }
         layout.check_format()?;
@@ -96,7 +107,7 @@ impl Layout {
     }
 
     pub(crate) fn location(&self) -> String {
-        format!("rsync:{}", self.root.display())
+        location(&self.root)
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -195,6 +206,30 @@ fn create_root(root: &Path) -> Result<(), StoreError> {
         ErrorKind::NotADirectory => not_a_directory(root),
         _ => failed("create the store at", root, e),
     })
+}
+
+fn location(root: &Path) -> String {
+    format!("rsync:{}", root.display())
+}
+
+/// Refuses a directory with other things in it: a store sweeps what it takes for its own, and removes results.
+fn refuse_strangers(root: &Path) -> Result<(), StoreError> {
+    let is_store = root.join("state/obuild-format").exists()
+        || OBUILDERS.iter().all(|name| root.join(name).is_dir());
+    if is_store {
+        return Ok(());
+    }
+    let known = [&OBUILDERS[..], &OURS, &VOLUMES].concat();
+    for entry in fs::read_dir(root).map_err(|e| failed("list", root, e))? {
+        let name = entry.map_err(|e| failed("list", root, e))?.file_name();
+        // Where no other place is configured, homes lie in the store, and something of them may outlive it.
+        let of_home = name == "home" || name.as_encoded_bytes().starts_with(b"home.");
+        if !of_home && !known.iter().any(|known| name == *known) {
+            let found = name.to_string_lossy().into_owned();
+            return Err(StoreError::Foreign { location: location(root), found });
+        }
+    }
+    Ok(())
 }
 
 /// Takes from the directory `path`, if it is ours, all permissions but those in `most`.
