@@ -23,7 +23,18 @@ mod weaknesses;
 
 use std::process::ExitCode;
 
+/// Reads `POINT:N` from `OBUILD_FAULT`: where a test wants this process killed.
+#[cfg(feature = "faults")]
+fn arm_fault() {
+    let given = std::env::var("OBUILD_FAULT").unwrap_or_default();
+    if let Some((point, passing)) = given.split_once(':') {
+        obuilder_core::fault::arm(point, passing.parse().unwrap_or(1));
+    }
+}
+
 fn main() -> ExitCode {
     signals::wait_for_children();
+    #[cfg(feature = "faults")]
+    arm_fault();
     cli::run(std::env::args_os().collect())
 }

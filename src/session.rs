@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use obuilder_core::cache::ResultCache;
 use obuilder_core::contracts::Carry;
@@ -10,13 +11,16 @@ use obuilder_core::{Fetcher, Sandbox, Store};
 
 use fetch_dir::DirFetcher;
 use sandbox_macos::{BuildUserSandbox, Config, Fuse};
-use store_rsync::RsyncStore;
+use store_rsync::{RsyncStore, WarmTrees};
 use store_zfs::{Options, ZfsFetcher, ZfsStore};
 
 use crate::error::CommandError;
 use crate::images::Images;
 use crate::output;
 use crate::settings::Settings;
+
+/// How long whoever does not delete for its own sake waits at the end until all that was deleted has gone.
+const A_MOMENT: Duration = Duration::from_secs(1);
 
 /// Opens the store and its cache, and tells the user what that put in order.
 pub(crate) fn cache(settings: &Settings) -> Result<Arc<ResultCache>, CommandError> {
@@ -26,21 +30,51 @@ pub(crate) fn cache(settings: &Settings) -> Result<Arc<ResultCache>, CommandErro
 fn cache_and_images(
     settings: &Settings,
 ) -> Result<(Arc<ResultCache>, Option<ZfsFetcher>), CommandError> {
-    let (store, images) = store(settings)?;
+    let (store, images) = open(settings, Some(A_MOMENT))?;
     let (cache, opened) = ResultCache::open(store)?;
     opened.notes.iter().for_each(|text| output::note("note", text));
     Ok((cache, images))
 }
 
-/// Opens the store alone, and the base images that lie in it, if it can have any.
-fn store(settings: &Settings) -> Result<(Arc<dyn Store>, Option<ZfsFetcher>), CommandError> {
-    let url = settings.store()?;
-    let Some(place) = url.pool else {
-        return Ok((Arc::new(RsyncStore::open(&url.path, settings.rsync_mode()?)?), None));
+/// Opens the store and its cache for deleting, on a full disk too.
+pub(crate) fn cache_to_make_room(settings: &Settings) -> Result<Arc<ResultCache>, CommandError> {
+    let (cache, opened) = ResultCache::open_to_make_room(store(settings)?)?;
+    opened.notes.iter().for_each(|text| output::note("note", text));
+    Ok(cache)
+}
+
+/// Opens the store alone.
+pub(crate) fn store(settings: &Settings) -> Result<Arc<dyn Store>, CommandError> {
+    Ok(open(settings, None)?.0)
+}
+
+/// Opens the store, which waits for `patience` at its end if it is not to wait for long, and the base images that lie in it, if
+/// it can have any.
+fn open(
+    settings: &Settings,
+    patience: Option<Duration>,
+) -> Result<(Arc<dyn Store>, Option<ZfsFetcher>), CommandError> {
+    let Some(place) = settings.store()?.pool else {
+        let store = rsync_store(settings)?;
+        let store = match patience {
+            Some(patience) => store.patience(patience),
+            None => store,
+        };
+        return Ok((Arc::new(store), None));
     };
-    let store = ZfsStore::open(place, &Options::default())?;
+    let mut options = Options::default();
+    options.patience = patience.unwrap_or(options.patience);
+    let store = ZfsStore::open(place, &options)?;
     let images = ZfsFetcher::new(&store);
     Ok((Arc::new(store), Some(images)))
+}
+
+fn rsync_store(settings: &Settings) -> Result<RsyncStore, CommandError> {
+    let path = settings.store()?.path;
+    // One for each step that may run, and one more for two builds in turns.
+    let warm = WarmTrees { most: settings.users()?.len() + 1, ..WarmTrees::default() };
+    let store = RsyncStore::open_with(&path, settings.rsync_mode()?, warm)?;
+    Ok(store.fast_sync(settings.fast_sync()))
 }
 
 /// Makes the sandbox, for trees of `cache`.

@@ -20,6 +20,8 @@ pub mod cancel;
 pub mod carry;
 pub mod contracts;
 pub mod error;
+pub mod fault;
+pub mod finding;
 pub mod interpreter;
 pub mod log;
 pub mod progress;

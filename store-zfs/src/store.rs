@@ -35,11 +35,14 @@ pub struct Options {
     pub program: OsString,
     /// Whether everything is mounted by `zfs mount`, as on systems whose own calls mount no ZFS.
     pub mount_by_command: bool,
+    /// How long the end of a process waits for what was deleted to be destroyed; the next start goes on with what is left.
+    pub patience: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { program: "zfs".into(), mount_by_command: false }
+        let patience = Duration::from_secs(10);
+        Self { program: "zfs".into(), mount_by_command: false, patience }
     }
 }
 
@@ -74,7 +77,7 @@ impl ZfsStore {
         let (pool, alive) = Pool::open(zfs, mounter, place)?;
         let pool = Arc::new(pool);
         let state = pool.state();
-        let trash = Trash::new(pool.clone());
+        let trash = Trash::new(pool.clone(), options.patience);
         let (pins, sizes, left_mounted) = Default::default();
         let inner = Arc::new(Inner { trash, pool, pins, left_mounted, sizes, _alive: alive });
         Ok(Self { inner, state, carry })

@@ -9,14 +9,12 @@ use obuilder_core::error::StoreError;
 
 use crate::layout::Pool;
 
-/// How long the end of a process waits for the rest to be destroyed; what is left is swept by the next start.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
-
 /// The thread that destroys, started when there is something to destroy.
 #[derive(Debug)]
 pub(crate) struct Trash {
     pool: Arc<Pool>,
     worker: Mutex<Option<Worker>>,
+    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -26,8 +24,8 @@ struct Worker {
 }
 
 impl Trash {
-    pub(crate) fn new(pool: Arc<Pool>) -> Self {
-        Self { pool, worker: Mutex::default() }
+    pub(crate) fn new(pool: Arc<Pool>, patience: Duration) -> Self {
+        Self { pool, worker: Mutex::default(), patience }
     }
 
     /// Has the dataset at `path` below the pool, which nothing leads to any more, destroyed now or a little later.
@@ -47,7 +45,7 @@ impl Drop for Trash {
         let worker = self.worker.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Worker { rubbish, ended }) = worker else { return };
         drop(rubbish);
-        if ended.recv_timeout(LONGEST_WAIT) == Err(RecvTimeoutError::Timeout) {
+        if ended.recv_timeout(self.patience) == Err(RecvTimeoutError::Timeout) {
             tracing::info!(
                 "deleted results are still being destroyed; the next start goes on with it"
             );

@@ -130,7 +130,7 @@ fn open_with(dir: &Path, mount_by_command: bool) -> ZfsStore {
         false => (dir.strip_prefix("/").unwrap().to_str().unwrap().to_owned(), "zfs".into()),
     };
     let place = Place { pool, root: dir.to_owned() };
-    ZfsStore::open(place, &Options { program, mount_by_command }).unwrap()
+    ZfsStore::open(place, &Options { program, mount_by_command, ..Options::default() }).unwrap()
 }
 
 pub(crate) fn id(text: &str) -> ResultId {
