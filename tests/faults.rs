@@ -10,7 +10,7 @@ use std::time::Instant;
 use common::ten::{Expected, Ten};
 use common::{Running, World, names};
 use nix::sys::signal::Signal;
-use obuilder_core::fault::POINTS;
+use obuilder_core::fault::{POINTS, RSYNC_POINTS, ZFS_POINTS};
 
 /// Runs `args`; whether it was killed at `point`.
 fn killed_at(world: &World, args: &[&str], point: &str, passing: u32) -> bool {
@@ -36,7 +36,13 @@ fn try_point(point: &str, expected: &Expected) {
 /// Each part is a test of its own, so that they may run at once.
 fn try_part(part: usize, of: usize) {
     let undisturbed = Ten::undisturbed();
-    POINTS.iter().skip(part).step_by(of).for_each(|point| try_point(point, &undisturbed));
+    let of_store = if common::pool::wanted() { ZFS_POINTS } else { RSYNC_POINTS };
+    POINTS
+        .iter()
+        .chain(of_store)
+        .skip(part)
+        .step_by(of)
+        .for_each(|point| try_point(point, &undisturbed));
 }
 
 #[test]

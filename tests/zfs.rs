@@ -4,35 +4,19 @@
 
 mod common;
 
-use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::pool::Pool;
 use common::{Finished, Running, World};
 
 /// A world whose store is a pool of its own.
 struct PoolWorld {
     world: World,
-    /// Its name, and where it is mounted.
-    pool: String,
+    /// Where the pool is mounted.
     root: PathBuf,
-    real: bool,
-}
-
-/// The stand-in is built beside the tests when the whole workspace is.
-fn stand_in() -> Option<PathBuf> {
-    let built = Path::new(env!("CARGO_BIN_EXE_obuild")).with_file_name("examples/zfs-stand-in");
-    if !built.exists() {
-        eprintln!(
-            "SKIP: `{}` is not built; `cargo build --workspace --examples` does",
-            built.display()
-        );
-        return None;
-    }
-    Some(built)
 }
 
 impl PoolWorld {
@@ -41,89 +25,42 @@ impl PoolWorld {
     }
 
     fn with(world: World) -> Option<Self> {
-        if let Ok(parent) = std::env::var("OBUILD_TEST_ZFS") {
-            let name = world.path("").file_name().unwrap().to_string_lossy().into_owned();
-            let pool = format!("{parent}/{name}");
-            let root = Path::new("/").join(&pool);
-            let made = Self { world, pool, root, real: true };
-            made.zfs("create POOL");
-            return Some(made);
-        }
-        let (program, state) = (stand_in()?, world.path("state"));
-        fs::create_dir(&state).unwrap();
-        let text =
-            format!("#!/bin/sh\nexec '{}' '{}' \"$@\"\n", program.display(), state.display());
-        let zfs = world.write("bin/zfs", text);
-        fs::set_permissions(zfs, fs::Permissions::from_mode(0o755)).unwrap();
-        let root = world.path("tank");
-        let made = Self { pool: "tank".to_owned(), root, real: false, world };
-        made.zfs(&format!("make tank {}", made.root.display()));
-        Some(made)
+        let root = world.pool.as_ref()?.root.clone();
+        Some(Self { world, root })
     }
 
-    fn program(&self) -> PathBuf {
-        if self.real { "zfs".into() } else { self.world.path("bin/zfs") }
+    fn pool(&self) -> &Pool {
+        self.world.pool.as_ref().unwrap()
     }
 
     fn zfs(&self, line: &str) -> String {
-        let line = line.replace("POOL", &self.pool);
-        let output = Command::new(self.program()).args(line.split_whitespace()).output().unwrap();
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "zfs {line}: {error}");
-        String::from_utf8(output.stdout).unwrap()
+        self.pool().zfs(line)
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = self.world.command(args);
-        let mut path = OsString::from(self.world.path("bin"));
-        path.push(":");
-        path.push(std::env::var_os("PATH").unwrap());
-        let store = if self.real { self.pool.clone() } else { self.root.display().to_string() };
-        command.env("PATH", path).env("OBUILD_STORE", format!("zfs:{store}"));
-        command
+        self.world.command(args)
     }
 
     fn run(&self, args: &[&str]) -> Finished {
-        Running::start(self.command(args)).finish()
+        self.world.run(args)
     }
 
     fn build(&self, text: &str) -> Finished {
-        self.run(&["build", self.world.spec(text).to_str().unwrap()])
+        self.world.build(text)
     }
 
-    /// Names of the datasets and snapshots in the pool's dataset `group`.
     fn names(&self, group: &str) -> Vec<String> {
-        let listed = self.zfs(&format!("list -Hp -r -t filesystem,snapshot -o name POOL/{group}"));
-        let prefix = format!("{}/{group}/", self.pool);
-        listed.lines().filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect()
+        self.pool().names(group)
     }
 
     /// Nothing half-made, nothing deleted that is still there, nothing mounted, no home.
     fn assert_tidy(&self) {
-        let begun = Instant::now();
-        let left = || ["result-tmp", "cache-tmp", "trash"].map(|group| self.names(group)).concat();
-        while !left().is_empty() && begun.elapsed() < Duration::from_secs(20) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        assert_eq!(left(), [""; 0]);
+        self.world.assert_clean();
         let mounted = self.zfs("list -Hp -r -t filesystem -o name,mounted POOL");
-        let kept = |line: &&str| {
-            line.ends_with("\tyes")
-                && line.matches('/').count() > 1 + self.pool.matches('/').count()
-        };
+        let depth = 1 + self.pool().name.matches('/').count();
+        let kept = |line: &&str| line.ends_with("\tyes") && line.matches('/').count() > depth;
         assert_eq!(mounted.lines().find(kept), None, "{mounted}");
         assert!(!self.root.join("home").exists());
-    }
-}
-
-impl Drop for PoolWorld {
-    fn drop(&mut self) {
-        if self.real {
-            let gone = Command::new("zfs").args(["destroy", "-R", "-f", &self.pool]).status();
-            if !gone.is_ok_and(|status| status.success()) {
-                eprintln!("failed to destroy {}", self.pool);
-            }
-        }
     }
 }
 
@@ -286,6 +223,89 @@ fn deleting_and_collecting_make_room() {
     assert!(!it.names("result").iter().any(|name| name.starts_with(&id)));
     it.run(&["gc", "--max-size", "0"]).success();
     assert_eq!(it.names("result"), [""; 0]);
+    it.assert_tidy();
+}
+
+#[test]
+fn index_and_pool_are_proved_against_each_other() {
+    let it = pool_world!();
+    let spec = "((from scratch) (run (shell \"echo 1 > a\")) (run (cache (c (target c))) (shell \"cat a > b\")))";
+    let id = it.build(spec).success().got();
+    it.run(&["fsck"]).success().prints("3 results, all sound\n");
+    it.run(&["fsck", "--digest"]).success().prints("took the digests of 3 results\n");
+    it.run(&["fsck", "--digest"]).success().prints("3 results, all sound\n");
+    let found_and_repaired = |what: &str| {
+        it.run(&["fsck"]).code(1).prints(what).prints("; --repair would ");
+        it.run(&["fsck", "--repair"]).code(1).prints(what).prints("; repaired: ");
+        it.run(&["fsck"]).success().prints("all sound\n");
+        it.build(spec).success();
+    };
+    let db = rusqlite::Connection::open(it.root.join("state/db/db.sqlite")).unwrap();
+    db.execute_batch(&format!("PRAGMA foreign_keys = off; DELETE FROM builds WHERE id = '{id}'"))
+        .unwrap();
+    found_and_repaired("the index does not know it");
+    it.zfs(&format!("destroy -r POOL/result/{id}"));
+    found_and_repaired("the store does not have it");
+    it.zfs("create -o canmount=noauto POOL/result-tmp/dead");
+    found_and_repaired("was left by a process that was killed");
+    it.zfs(&format!("create -o canmount=noauto POOL/result/{}", "0".repeat(64)));
+    found_and_repaired("it was never finished");
+    it.assert_tidy();
+}
+
+/// Several slots, shown by the filesystem.
+#[test]
+fn steps_of_several_slots_are_shown_by_fuse() {
+    if !common::root_or_skip("a filesystem for build users") {
+        return;
+    }
+    if !std::path::Path::new("/dev/fuse").exists() {
+        return common::skip("there is no /dev/fuse");
+    }
+    let Some(it) = PoolWorld::with(World::with_slots(2)) else { return };
+    let inner = |name: &str| {
+        format!(
+            "(build {name} ((from scratch)
+              (run (cache (c (target cached))) (shell \"pwd > made; echo {name} >> made; echo {name} > cached/{name}; sleep 0.2\"))
+              (run (shell \"cat made\"))))"
+        )
+    };
+    let copy = |name: &str| format!("(copy (from (build {name})) (src made) (dst {name}))");
+    let spec = it.world.spec(&format!(
+        "({} {} (from scratch) {} {} (run (shell \"cat first second\")))",
+        inner("first"),
+        inner("second"),
+        copy("first"),
+        copy("second"),
+    ));
+    let text = format!("$O build {}; $O setup --remove", spec.display());
+    let obuild = it.command(&[]);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--", "/bin/sh", "-ec", &text]).env_clear();
+    command.envs(obuild.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.env("O", obuild.get_program()).env("OBUILD_FUSE", it.world.path("homes"));
+    command.current_dir(it.world.path("context")).stdin(std::process::Stdio::null());
+    let home = it.world.path("homes/users/builder");
+    let told = |name: &str| format!("{}\n{name}\n", home.display());
+    let built = Running::start(command).finish().success();
+    built.prints(&(told("first") + &told("second")));
+    it.assert_tidy();
+}
+
+#[test]
+fn a_deletion_says_before_what_it_would_free() {
+    let it = pool_world!();
+    let spec = "((from scratch) (run (shell \"echo 1 > a\")) (run (shell \"head -c 3000000 /dev/urandom > big\")))";
+    let id = it.build(spec).success().got();
+    let size = || it.run(&["delete", "--dry-run", &id]).success().stdout;
+    let begun = Instant::now();
+    // ZFS counts what it has written a moment ago.
+    while !size().contains("M") {
+        assert!(begun.elapsed() < common::BOUND, "{}", size());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(size().starts_with(&format!("would delete {id} ")), "{}", size());
+    it.run(&["ls"]).success().prints(&id[..12]);
     it.assert_tidy();
 }
 

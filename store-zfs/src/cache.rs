@@ -10,8 +10,8 @@ use bstr::{BStr, BString};
 use obuilder_core::contracts::CacheLease;
 use obuilder_core::error::StoreError;
 
+use crate::exchange;
 use crate::layout::{Pool, SNAPSHOT, failed};
-use crate::lock::Locked;
 use crate::names;
 use crate::store::Inner;
 
@@ -33,16 +33,10 @@ fn newest(name: &BStr) -> Result<String, StoreError> {
     Ok(Pool::cache(name))
 }
 
-/// Held while a newest version is replaced.
-fn exchange_lock(store: &Inner) -> Result<Locked, StoreError> {
-    let path = store.pool.locks().join("caches");
-    Locked::alone(&path).map_err(|e| failed("lock", &path, e))
-}
-
 /// Deletes the cache `name`; says whether there was one.
 pub(crate) fn delete(store: &Inner, name: &BStr) -> Result<bool, StoreError> {
     let path = newest(name)?;
-    let _lock = exchange_lock(store)?;
+    let _lock = exchange::lock(&store.pool)?;
     if !store.pool.zfs.exists(&store.pool.dataset(&path))? {
         return Ok(false);
     }
@@ -68,8 +62,7 @@ impl ZfsLease {
         let (store, dir) = (store.clone(), store.pool.dir(&path));
         let lease = Self { store, path: Some(path.clone()), dir, newest };
         // While a version is being replaced, there is none for a moment.
-        let lock = lease.store.pool.locks().join("caches");
-        let _no_exchange = Locked::shared(&lock).map_err(|e| failed("lock", &lock, e))?;
+        let _no_exchange = exchange::shared_lock(&lease.store.pool)?;
         lease.fill(&path)?;
         Ok(lease)
     }
@@ -78,7 +71,7 @@ impl ZfsLease {
         let pool = &self.store.pool;
         let (dataset, newest) = (pool.dataset(path), pool.dataset(&self.newest));
         loop {
-            if pool.clone_one(&newest, &dataset)? {
+            if pool.clone_one(&self.newest, path, None)? {
                 return pool.show_made(path);
             }
             if !pool.zfs.exists(&newest)? {
@@ -92,21 +85,25 @@ impl ZfsLease {
         }
         let create = ["create", "-o", "canmount=noauto", &dataset];
         pool.zfs.act(&format!("create `{dataset}`"), &create)?;
+        pool.mounter.born(&dataset, &self.dir);
         pool.show_made(path)?;
         fs::set_permissions(&self.dir, Permissions::from_mode(0o755))
             .map_err(|e| failed("create", &self.dir, e))
     }
 
-    /// Whether the newest version is still the one that this began from. Versions that were replaced have another name, and a
-    /// clone's origin follows them.
-    fn is_current(&self, path: &str) -> Result<bool, StoreError> {
+    /// Whether the newest version is still the one that this began from, and there is one. Versions that were replaced have another
+    /// name, and a clone's origin follows them.
+    fn is_current(&self, path: &str) -> Result<(bool, bool), StoreError> {
         let pool = &self.store.pool;
-        let origin = pool.zfs.table(&["-o", "origin", &pool.dataset(path)])?;
-        let newest = pool.dataset(&self.newest);
-        match origin.first().map(|row| row[0].as_str()) {
-            None | Some("-" | "") => Ok(!pool.zfs.exists(&newest)?),
-            Some(origin) => Ok(origin == format!("{newest}@{SNAPSHOT}")),
-        }
+        let (own, newest) = (pool.dataset(path), pool.dataset(&self.newest));
+        let rows = pool.zfs.table(&["-o", "name,origin", &own, &newest])?;
+        let there = rows.iter().any(|row| row[0] == newest);
+        let origin = rows.iter().find(|row| row[0] == own).map(|row| row[1].as_str());
+        let current = match origin {
+            None | Some("-" | "") => !there,
+            Some(origin) => origin == format!("{newest}@{SNAPSHOT}"),
+        };
+        Ok((current, there))
     }
 }
 
@@ -121,17 +118,14 @@ impl CacheLease for ZfsLease {
         let pool = &self.store.pool;
         check_back(&self.dir)?;
         pool.hide(&path, true)?;
-        let lock = exchange_lock(&self.store)?;
-        if !self.is_current(&path)? {
-            return Ok(false);
-        }
+        let lock = exchange::lock(pool)?;
+        let (true, there) = self.is_current(&path)? else { return Ok(false) };
         pool.snapshot(&path, &Vec::new())?;
-        let old = match pool.zfs.exists(&pool.dataset(&self.newest))? {
-            true => Some(self.store.set_aside(&self.newest)?),
-            false => None,
-        };
-        // A kill before this loses the cache, which is what caches are for.
-        pool.rename(&path, &self.newest)?;
+        let old = there.then(|| format!("trash/{}", pool.unique()));
+        match &old {
+            Some(old) => exchange::exchange(pool, &self.newest, &path, old)?,
+            None => pool.rename(&path, &self.newest)?,
+        }
         self.path = None;
         drop(lock);
         if let Some(old) = old {

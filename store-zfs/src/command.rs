@@ -3,11 +3,13 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
 use obuilder_core::error::StoreError;
+use obuilder_core::fault;
 
 /// How often something that may be busy is tried, and how long after the first failure; each wait is twice the one before.
 const TRIES: u32 = 5;
@@ -17,15 +19,16 @@ const FIRST_WAIT: Duration = Duration::from_millis(20);
 const NO_ROOM: u64 = 256 << 10;
 
 /// What `zfs` needs to be allowed by a user who is not root.
-const PERMISSIONS: &str =
+pub const PERMISSIONS: &str =
     "canmount,clone,create,destroy,mount,mountpoint,promote,readonly,rename,snapshot";
 
 /// The command.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Zfs {
     program: OsString,
     pool: String,
-    ran: AtomicU64,
+    /// Shared by its clones.
+    ran: Arc<AtomicU64>,
 }
 
 /// A call of `zfs` that failed.
@@ -50,7 +53,7 @@ fn said(stderr: &str) -> String {
 impl Zfs {
     /// The command `program`, for the pool (or the dataset) `pool`.
     pub(crate) fn new(program: &OsStr, pool: &str) -> Self {
-        Self { program: program.to_owned(), pool: pool.to_owned(), ran: AtomicU64::new(0) }
+        Self { program: program.to_owned(), pool: pool.to_owned(), ran: Arc::default() }
     }
 
     /// How often it has been run.
@@ -123,6 +126,7 @@ impl Zfs {
         let mut command = Command::new(&self.program);
         command.args(arguments).stdin(Stdio::null()).env("LC_ALL", "C");
         let output = command.output().map_err(|error| self.not_started(arguments, &error))?;
+        fault::point("zfs-ran");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         tracing::debug!(?arguments, status = %output.status, "zfs");
         let failed = (!output.status.success()).then(|| {

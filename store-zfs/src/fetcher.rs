@@ -98,7 +98,7 @@ impl ZfsFetcher {
     fn copy_one(&self, path: &str, to: &Path) -> Result<bool, StoreError> {
         let pool = &self.store.pool;
         let clone = format!("cache-tmp/{}", pool.unique());
-        if !pool.clone_one(&pool.dataset(path), &pool.dataset(&clone))? {
+        if !pool.clone_one(path, &clone, None)? {
             return Ok(false);
         }
         let copied = pool.show_made(&clone).and_then(|()| copy_contents(&pool.dir(&clone), to));

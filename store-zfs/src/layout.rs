@@ -1,10 +1,12 @@
 //! What lies where in a pool.
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, Permissions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bstr::BStr;
@@ -15,6 +17,7 @@ use crate::command::{Zfs, ZfsFailed};
 use crate::lock::Locked;
 use crate::mount::Mounter;
 use crate::names;
+use crate::tree::Children;
 
 /// The newest format of [`Pool`] this program knows.
 const FORMAT: u32 = 1;
@@ -81,6 +84,8 @@ pub(crate) struct Pool {
     place: Place,
     opening: String,
     next: AtomicU64,
+    /// What results that this process has made, by their paths, have below them.
+    pub(crate) known: Mutex<HashMap<String, Children>>,
 }
 
 impl Pool {
@@ -91,7 +96,8 @@ impl Pool {
         place: Place,
     ) -> Result<(Self, Locked), StoreError> {
         let opening = format!("{}-{:08x}", std::process::id(), random());
-        let pool = Self { zfs, mounter, place, opening, next: AtomicU64::new(0) };
+        let known = Mutex::default();
+        let pool = Self { zfs, mounter, place, opening, next: AtomicU64::new(0), known };
         pool.make_groups()?;
         pool.check_format()?;
         for name in ["", "alive", "pins", "kept", "made"] {

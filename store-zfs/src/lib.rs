@@ -15,6 +15,8 @@ mod pin;
 mod trash;
 
 mod cache;
+mod check;
+mod exchange;
 mod fetcher;
 mod pending;
 mod store;
@@ -27,7 +29,7 @@ mod platform;
 #[path = "macos/mod.rs"]
 mod platform;
 
-pub use command::ZfsFailed;
+pub use command::{PERMISSIONS, ZfsFailed};
 pub use fetcher::ZfsFetcher;
 pub use layout::Place;
 pub use store::{Options, ZfsStore};

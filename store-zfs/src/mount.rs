@@ -1,16 +1,17 @@
 //! The seam to mounting: by the kernel's own calls where there are such, else by `zfs mount`.
 
 mod by_command;
+mod set_mountpoint;
+mod table;
 
 use std::fmt::Debug;
-use std::ffi::OsStr;
 use std::path::Path;
 
 use obuilder_core::contracts::Carry;
 use obuilder_core::error::StoreError;
 
 use crate::command::Zfs;
-use crate::layout::Place;
+use crate::layout::{Place, SNAPSHOT};
 
 pub(crate) use by_command::ByCommand;
 
@@ -20,23 +21,29 @@ pub(crate) const CHILDREN: [(&str, &str); 2] = [("home", "rootfs"), ("brew", "ro
 
 /// Mounts datasets for as long as they are used.
 pub(crate) trait Mounter: Debug + Send + Sync {
-    /// Mounts `dataset`, or its snapshot to be read, at the directory `at`. Says whether it was there.
-    fn mount(
-        &self,
-        zfs: &Zfs,
-        dataset: &str,
-        snapshot: bool,
-        at: &Path,
-    ) -> Result<bool, StoreError>;
+    /// Mounts `dataset` at the directory `at`. Says whether it was there.
+    fn mount(&self, zfs: &Zfs, dataset: &str, at: &Path) -> Result<bool, StoreError>;
+
+    /// Shows the snapshot of `dataset` and its children in the directory `at`, if they are not shown there already. Says whether
+    /// there is one.
+    fn show(&self, zfs: &Zfs, dataset: &str, at: &Path) -> Result<bool, StoreError>;
+
+    /// Whether `dataset` has our snapshot. At the directory `at`, if there is one, nothing is mounted.
+    fn has_snapshot(&self, zfs: &Zfs, dataset: &str, _: Option<&Path>) -> Result<bool, StoreError> {
+        zfs.exists(&format!("{dataset}@{SNAPSHOT}"))
+    }
 
     /// Unmounts what of `dataset` and its children is mounted in the directory `at`, even if it is in use and `force`d.
     fn unmount(&self, zfs: &Zfs, dataset: &str, at: &Path, force: bool) -> Result<(), StoreError>;
 
-    /// Whether `dataset` or its snapshot is mounted, for which there is but the place `at`.
-    fn is_mounted(&self, zfs: &Zfs, dataset: &str, at: &Path) -> Result<bool, StoreError>;
+    /// Notes that `dataset` has been made a moment ago, to be mounted at `at`: nobody but this process has to do with it.
+    fn born(&self, _dataset: &str, _at: &Path) {}
+
+    /// Notes that `dataset` with all below it has gone, or has a name by which others find it.
+    fn parted(&self, _dataset: &str) {}
 
     /// How a tree gets to where a step sees it.
-    fn carry(&self, program: &OsStr, place: &Place) -> Carry;
+    fn carry(&self, zfs: &Zfs, place: &Place) -> Carry;
 
     /// Whether a tree must be a dataset of its own, to be mounted where a step sees it.
     fn wants_tree_apart(&self) -> bool;

@@ -59,10 +59,11 @@ impl ZfsPending {
         }
     }
 
-    /// The dataset has got its name, under which it is nobody's.
-    fn taken(&mut self) -> Result<(), StoreError> {
+    /// The dataset has got its name `to`, under which it is nobody's.
+    fn taken(&mut self, to: String) -> Result<(), StoreError> {
         let path = self.path.take().expect("only the end of a pending result takes it");
         self.store.forget_sizes();
+        self.store.pool.know(to, Some(&self.work.children));
         self.store.pool.remove_made(&path)
     }
 
@@ -99,7 +100,7 @@ impl Pending for ZfsPending {
                 }
             }
         }
-        self.taken()?;
+        self.taken(to)?;
         self.store.drop_kept(&self.id)
     }
 
@@ -116,7 +117,7 @@ impl Pending for ZfsPending {
         let path = self.path.as_deref().expect("`finish` leaves it");
         self.store.mark_kept(&self.id)?;
         self.store.pool.rename(path, &to)?;
-        self.taken()?;
+        self.taken(to)?;
         alone.remove().map_err(|e| failed("remove", &lock, e))
     }
 

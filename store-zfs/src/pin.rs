@@ -66,10 +66,7 @@ impl Pin {
 
     fn show(&self) -> Result<bool, StoreError> {
         let _lock = self.store.mounts_lock()?;
-        if self.store.pool.is_shown(&self.path())? {
-            return Ok(true);
-        }
-        Ok(self.store.pool.show(&self.path(), true)?.is_some())
+        self.store.pool.show(&self.path())
     }
 
     /// Whoever lets go last unmounts it.
@@ -92,8 +89,7 @@ impl Inner {
         let Some(alone) = Locked::try_alone(&path).map_err(|e| failed("lock", &path, e))? else {
             return Ok(true);
         };
-        let shown = self.pool.is_shown(&Pool::of(kind, id))?;
-        let unmounted = !shown || self.hide_kept(kind, id).is_ok();
+        let unmounted = self.hide_kept(kind, id).is_ok();
         alone.remove().map_err(|e| failed("remove", &path, e))?;
         Ok(unmounted)
     }

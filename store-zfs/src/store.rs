@@ -14,6 +14,7 @@ use obuilder_core::contracts::{
     Base, CacheLease, Carry, Pending, Reconciled, Snapshot, Store, Usage,
 };
 use obuilder_core::error::StoreError;
+use obuilder_core::finding::Finding;
 
 use crate::cache::{self, ZfsLease};
 use crate::command::Zfs;
@@ -23,7 +24,7 @@ use crate::mount::ByCommand;
 use crate::pending::ZfsPending;
 use crate::pin::Pin;
 use crate::trash::Trash;
-use crate::{platform, sweep};
+use crate::{check, platform, sweep};
 
 /// How long sizes are good that came with a list of results.
 const SIZES_LAST: Duration = Duration::from_secs(10);
@@ -62,7 +63,19 @@ pub(crate) struct Inner {
     pub(crate) left_mounted: Mutex<Vec<(Kind, ResultId)>>,
     sizes: Mutex<Option<(Instant, HashMap<ResultId, u64>)>>,
     /// Tells sweepers that what is named after this opening is in use.
-    _alive: Locked,
+    _alive: Alive,
+}
+
+/// Held as long as a store is open.
+struct Alive(Option<Locked>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.take().map(Locked::remove) {
+            // The next start removes it.
+            tracing::debug!(%error, "the lock of this process stays");
+        }
+    }
 }
 
 impl ZfsStore {
@@ -70,16 +83,17 @@ impl ZfsStore {
     pub fn open(place: Place, options: &Options) -> Result<Self, StoreError> {
         let zfs = Zfs::new(&options.program, &place.pool);
         let mounter = match options.mount_by_command {
-            true => Box::new(ByCommand),
+            true => Box::<ByCommand>::default(),
             false => platform::mounter(),
         };
-        let carry = mounter.carry(&options.program, &place);
+        let carry = mounter.carry(&zfs, &place);
         let (pool, alive) = Pool::open(zfs, mounter, place)?;
         let pool = Arc::new(pool);
         let state = pool.state();
         let trash = Trash::new(pool.clone(), options.patience);
         let (pins, sizes, left_mounted) = Default::default();
-        let inner = Arc::new(Inner { trash, pool, pins, left_mounted, sizes, _alive: alive });
+        let _alive = Alive(Some(alive));
+        let inner = Arc::new(Inner { trash, pool, pins, left_mounted, sizes, _alive });
         Ok(Self { inner, state, carry })
     }
 
@@ -102,6 +116,7 @@ impl Inner {
     /// Moves what is at `path` below the pool to where nothing leads to it any more; gives that place.
     pub(crate) fn set_aside(&self, path: &str) -> Result<String, StoreError> {
         let to = format!("trash/{}", self.pool.unique());
+        self.pool.know(path.to_owned(), None);
         self.pool.rename(path, &to).map(|()| to)
     }
 
@@ -144,10 +159,8 @@ impl Inner {
 
     fn throw_away_kind(&self, kind: Kind, id: &ResultId) -> Result<(), StoreError> {
         let path = Pool::of(kind, id);
-        if self.pool.is_shown(&path)? {
-            // Left by a killed process.
-            self.hide_kept(kind, id)?;
-        }
+        // A killed process may have left it mounted.
+        self.hide_kept(kind, id)?;
         match self.throw_away(&path) {
             Err(error) if self.pool.zfs.exists(&self.pool.dataset(&path))? => Err(error),
             _ => Ok(()),
@@ -303,6 +316,10 @@ impl Store for ZfsStore {
 
     fn reconcile(&self, known: &[ResultId]) -> Result<Reconciled, StoreError> {
         sweep::reconcile(&self.inner, known)
+    }
+
+    fn check(&self, repair: bool, _: bool) -> Result<Vec<Finding>, StoreError> {
+        check::check(&self.inner, repair)
     }
 
     fn cache(&self, name: &BStr) -> Result<Box<dyn CacheLease>, StoreError> {

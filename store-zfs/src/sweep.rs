@@ -9,6 +9,7 @@ use obuilder_core::ResultId;
 use obuilder_core::contracts::Reconciled;
 use obuilder_core::error::StoreError;
 
+use crate::exchange;
 use crate::layout::{Kind, Pool, failed};
 use crate::lock::Locked;
 use crate::store::{Inner, kept_in};
@@ -16,6 +17,8 @@ use crate::store::{Inner, kept_in};
 /// See [`obuilder_core::Store::reconcile`]. One look at the pool is all it takes if there is nothing to sweep.
 pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled, StoreError> {
     let pool = &store.pool;
+    // Whatever is there belongs to somebody then.
+    drop(exchange::lock(pool)?);
     let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name,used", pool.name()];
     let rows = pool.zfs.table(&wanted)?;
     let mut found = Reconciled::default();
@@ -44,7 +47,7 @@ pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled,
 }
 
 /// Names of the datasets right below `group`.
-fn names_in<'a>(rows: &'a [Vec<String>], group: &str) -> Vec<&'a str> {
+pub(crate) fn names_in<'a>(rows: &'a [Vec<String>], group: &str) -> Vec<&'a str> {
     let below = |row: &'a Vec<String>| row[0].strip_prefix(group)?.strip_prefix('/');
     rows.iter().filter_map(below).filter(|name| !name.contains(['/', '@'])).collect()
 }
@@ -109,7 +112,7 @@ fn sweep_locks(pool: &Pool) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn entries(dir: &Path) -> Result<Vec<String>, StoreError> {
+pub(crate) fn entries(dir: &Path) -> Result<Vec<String>, StoreError> {
     let names = fs::read_dir(dir).and_then(|entries| {
         let name =
             |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());

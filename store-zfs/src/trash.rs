@@ -62,7 +62,7 @@ fn start(pool: Arc<Pool>) -> Worker {
             work(&pool, one, &mut stuck);
         }
         // What kept them may have ended meanwhile.
-        stuck.retain(|path| !destroy(&pool, path));
+        stuck.retain(|path| !has_gone(&pool, path));
         drop(alive);
     };
     // Without a thread the channel has no receiver, and `throw` destroys by itself.
@@ -74,14 +74,14 @@ fn start(pool: Arc<Pool>) -> Worker {
 
 /// Destroys one thing; after that, what was `stuck` may go too.
 fn work(pool: &Pool, path: String, stuck: &mut Vec<String>) {
-    if !destroy(pool, &path) {
+    if !has_gone(pool, &path) {
         stuck.push(path);
         return;
     }
     let mut freed = true;
     while std::mem::take(&mut freed) {
         stuck.retain(|path| {
-            let gone = destroy(pool, path);
+            let gone = has_gone(pool, path);
             freed |= gone;
             !gone
         });
@@ -89,21 +89,29 @@ fn work(pool: &Pool, path: String, stuck: &mut Vec<String>) {
 }
 
 /// Says whether it has gone.
-fn destroy(pool: &Pool, path: &str) -> bool {
-    let hidden = pool.hide(path, true).and_then(|()| pool.remove_made(path));
-    let done = hidden.and_then(|()| match pool.destroy(path) {
-        Err(error) => {
-            // A version of a cache that the next one is a clone of.
-            if promote_clones(pool, path)? { pool.destroy(path) } else { Err(error) }
-        }
-        done => done,
-    });
-    match done {
+fn has_gone(pool: &Pool, path: &str) -> bool {
+    match destroy(pool, path) {
         Ok(()) => true,
         Err(error) => {
             tracing::debug!(error = &error as &dyn std::error::Error, path, "not destroyed yet");
             false
         }
+    }
+}
+
+/// Destroys what is at `path` below the pool, which nobody finds any more.
+pub(crate) fn destroy(pool: &Pool, path: &str) -> Result<(), StoreError> {
+    pool.hide(path, true).and_then(|()| pool.remove_made(path))?;
+    match pool.destroy(path) {
+        // A version of a cache that the next one is a clone of.
+        Err(error) => {
+            if promote_clones(pool, path)? {
+                pool.destroy(path)
+            } else {
+                Err(error)
+            }
+        }
+        done => done,
     }
 }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use obuilder_core::error::StoreError;
 use tree_copy::remove_tree;
@@ -24,33 +25,16 @@ pub(crate) struct Work {
 }
 
 impl Pool {
-    /// Mounts what lies at `path` below the pool in its directory, or its snapshot to be read. `None` when it is not there.
-    pub(crate) fn show(&self, path: &str, snapshot: bool) -> Result<Option<Children>, StoreError> {
+    /// Mounts the snapshots of what lies at `path` below the pool in its directory, to be read, unless they are mounted there. Says
+    /// whether there are any.
+    pub(crate) fn show(&self, path: &str) -> Result<bool, StoreError> {
         let dir = self.dir(path);
         make_dir(&dir)?;
-        let dataset = self.dataset(path);
-        match self.mounter.mount(&self.zfs, &dataset, snapshot, &dir) {
-            Ok(true) => {}
-            other => {
-                remove_dir(&dir)?;
-                return other.map(|_| None);
-            }
+        let shown = self.mounter.show(&self.zfs, &self.dataset(path), &dir);
+        if !matches!(shown, Ok(true)) {
+            remove_dir(&dir)?;
         }
-        let mut children = Vec::new();
-        for (number, (child, place)) in CHILDREN.iter().enumerate() {
-            if self.show_child(&format!("{dataset}/{child}"), snapshot, &dir.join(place))? {
-                children.push(number);
-            }
-        }
-        Ok(Some(children))
-    }
-
-    /// Where there is no place for it, none was ever shown.
-    fn show_child(&self, child: &str, snapshot: bool, at: &Path) -> Result<bool, StoreError> {
-        if !at.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-            return Ok(false);
-        }
-        self.mounter.mount(&self.zfs, child, snapshot, at)
+        shown
     }
 
     /// Unmounts it all again, and removes the directory. If it is in use and not `force`d, it stays.
@@ -60,21 +44,20 @@ impl Pool {
         remove_dir(&dir)
     }
 
-    /// Whether what lies at `path` is mounted.
-    pub(crate) fn is_shown(&self, path: &str) -> Result<bool, StoreError> {
-        self.mounter.is_mounted(&self.zfs, &self.dataset(path), &self.dir(path))
-    }
-
     /// Makes a dataset at `path` with an empty tree, and mounts it to be worked in.
     pub(crate) fn create_tree(&self, path: &str) -> Result<Work, StoreError> {
-        let dataset = self.dataset(path);
-        let create = |dataset: &str| {
-            let arguments = ["create", "-o", "canmount=noauto", dataset];
-            self.zfs.act(&format!("create `{dataset}`"), &arguments)
+        let create = |dataset: &str, more: &[&str], at: &Path| {
+            let words = [&["create", "-o", "canmount=noauto"], more, &[dataset]].concat();
+            self.zfs.act(&format!("create `{dataset}`"), &words)?;
+            self.mounter.born(dataset, at);
+            Ok::<_, StoreError>(())
         };
-        create(&dataset)?;
+        create(&self.dataset(path), &[], &self.dir(path))?;
         if self.mounter.wants_tree_apart() {
-            create(&format!("{dataset}/{}", CHILDREN[0].0))?;
+            let (child, place) = CHILDREN[0];
+            let at = self.made(path).join(place);
+            let mountpoint = format!("mountpoint={}", at.display());
+            create(&self.dataset(&format!("{path}/{child}")), &["-o", &mountpoint], &at)?;
             return self.show_apart(path, vec![0]);
         }
         self.show_made(path)?;
@@ -85,17 +68,15 @@ impl Pool {
     /// Clones the snapshot of what is at `from`, with all its children, and mounts the clone to be worked in. `None` when the
     /// snapshot is not there.
     pub(crate) fn clone_tree(&self, from: &str, path: &str) -> Result<Option<Work>, StoreError> {
-        if !self.clone_one(&self.dataset(from), &self.dataset(path))? {
+        if !self.clone_one(from, path, None)? {
             return Ok(None);
         }
         if self.mounter.wants_tree_apart() {
-            let mut children = Vec::new();
-            for (number, (child, _)) in CHILDREN.iter().enumerate() {
-                let [base, clone] =
-                    [from, path].map(|path| self.dataset(&format!("{path}/{child}")));
-                if self.clone_one(&base, &clone)? {
-                    children.push(number);
-                }
+            let children = self.children_of(from)?;
+            for number in &children {
+                let (child, place) = CHILDREN[*number];
+                let at = self.made(path).join(place);
+                self.clone_one(&format!("{from}/{child}"), &format!("{path}/{child}"), Some(&at))?;
             }
             if children.contains(&0) {
                 return self.show_apart(path, children).map(Some);
@@ -119,18 +100,43 @@ impl Pool {
             if number > 0 && children.is_empty() {
                 break;
             }
-            let [base, clone] = [from, path].map(|path| self.dataset(&format!("{path}/{child}")));
-            if !self.has_snapshot(&base, there.then_some(&at))? {
+            let [base, clone] = [from, path].map(|path| format!("{path}/{child}"));
+            let dataset = self.dataset(&base);
+            if !self.mounter.has_snapshot(&self.zfs, &dataset, there.then_some(&at))? {
                 continue;
             }
             if !there {
                 make_dir(&at)?;
             }
-            self.clone_one(&base, &clone)?;
-            self.mounter.mount(&self.zfs, &clone, false, &at)?;
+            self.clone_one(&base, &clone, None)?;
+            self.mounter.mount(&self.zfs, &self.dataset(&clone), &at)?;
             children.push(number);
         }
         Ok(children)
+    }
+
+    /// Notes what a result has below it, or that it is not to be known any more.
+    pub(crate) fn know(&self, path: String, children: Option<&Children>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match children {
+            Some(children) => drop(known.insert(path, children.clone())),
+            None => drop(known.remove(&path)),
+        }
+    }
+
+    /// Which children of what is at `from` have our snapshot. What this process made itself it need not ask for.
+    fn children_of(&self, from: &str) -> Result<Children, StoreError> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(from).cloned();
+        if let Some(children) = known {
+            return Ok(children);
+        }
+        let dataset = self.dataset(from);
+        let rows = self.zfs.table(&["-r", "-t", "snapshot", "-o", "name", &dataset])?;
+        let there = |child: &str| {
+            let name = format!("{dataset}/{child}@{SNAPSHOT}");
+            rows.iter().any(|row| row[0] == name)
+        };
+        Ok((0..CHILDREN.len()).filter(|number| there(CHILDREN[*number].0)).collect())
     }
 
     /// Mounts a tree that is a dataset of its own. Its log and the like are plain files meanwhile: who follows a log would
@@ -143,7 +149,7 @@ impl Pool {
             let (child, place) = CHILDREN[*number];
             let at = dir.join(place);
             make_dir(&at)?;
-            self.mounter.mount(&self.zfs, &self.dataset(&format!("{path}/{child}")), false, &at)?;
+            self.mounter.mount(&self.zfs, &self.dataset(&format!("{path}/{child}")), &at)?;
         }
         Ok(Work { dir, children })
     }
@@ -179,24 +185,26 @@ impl Pool {
         remove_dir(&dir)
     }
 
-    /// Whether `dataset` has our snapshot. By trying to mount it, where that costs less than a command.
-    fn has_snapshot(&self, dataset: &str, at: Option<&Path>) -> Result<bool, StoreError> {
-        let Some(at) = at.filter(|_| !self.mounter.wants_tree_apart()) else {
-            return self.zfs.exists(&format!("{dataset}@{SNAPSHOT}"));
+    /// Clones one snapshot, both named by their paths below the pool, to be mounted by us alone, in its directory or at `at`; says
+    /// whether it was there.
+    pub(crate) fn clone_one(
+        &self,
+        from: &str,
+        path: &str,
+        at: Option<&Path>,
+    ) -> Result<bool, StoreError> {
+        let (snapshot, to) = (format!("{}@{SNAPSHOT}", self.dataset(from)), self.dataset(path));
+        let mountpoint = at.map(|at| format!("mountpoint={}", at.display()));
+        let more: &[&str] = match &mountpoint {
+            Some(mountpoint) => &["-o", mountpoint],
+            None => &[],
         };
-        let found = self.mounter.mount(&self.zfs, dataset, true, at)?;
-        if found {
-            self.mounter.unmount(&self.zfs, dataset, at, true)?;
-        }
-        Ok(found)
-    }
-
-    /// Clones one snapshot, to be mounted by us alone; says whether it was there.
-    pub(crate) fn clone_one(&self, from: &str, to: &str) -> Result<bool, StoreError> {
-        let snapshot = format!("{from}@{SNAPSHOT}");
-        let arguments = ["clone", "-o", "canmount=noauto", &snapshot, to];
-        match self.zfs.act(&format!("clone `{snapshot}` to `{to}`"), &arguments) {
-            Ok(()) => Ok(true),
+        let words = [&["clone", "-o", "canmount=noauto"], more, &[&snapshot, &to]].concat();
+        match self.zfs.act(&format!("clone `{snapshot}` to `{to}`"), &words) {
+            Ok(()) => {
+                self.mounter.born(&to, &at.map_or_else(|| self.dir(path), Path::to_owned));
+                Ok(true)
+            }
             Err(_) if !self.zfs.exists(&snapshot)? => Ok(false),
             Err(error) => Err(error),
         }
@@ -206,7 +214,7 @@ impl Pool {
     pub(crate) fn show_made(&self, path: &str) -> Result<(), StoreError> {
         let (dir, dataset) = (self.dir(path), self.dataset(path));
         make_dir(&dir)?;
-        if self.mounter.mount(&self.zfs, &dataset, false, &dir)? {
+        if self.mounter.mount(&self.zfs, &dataset, &dir)? {
             return Ok(());
         }
         Err(failed(&format!("mount `{dataset}` at"), &dir, ErrorKind::NotFound.into()))
@@ -231,11 +239,10 @@ impl Pool {
             let (there, taken) = (self.zfs.exists(&from), self.zfs.exists(&to));
             there.unwrap_or(false) && !taken.unwrap_or(true)
         };
-        self.zfs.act_patiently(
-            &format!("rename `{from}` to `{to}`"),
-            &["rename", &from, &to],
-            worth,
-        )
+        let action = format!("rename `{from}` to `{to}`");
+        self.zfs.act_patiently(&action, &["rename", &from, &to], worth)?;
+        self.mounter.parted(&from);
+        Ok(())
     }
 
     /// Destroys what is at `path`, with its snapshots and all below it. Fails if something is a clone of it.
@@ -248,12 +255,19 @@ impl Pool {
             worth,
         );
         // Somebody else has destroyed it, which is as well.
-        done.or_else(|error| if self.zfs.exists(&dataset)? { Err(error) } else { Ok(()) })
+        done.or_else(|error| if self.zfs.exists(&dataset)? { Err(error) } else { Ok(()) })?;
+        self.mounter.parted(&dataset);
+        Ok(())
     }
 
     /// Tries once to destroy what is at `path`; says whether it has gone.
     pub(crate) fn destroyed_at_once(&self, path: &str) -> bool {
-        self.zfs.run(&["destroy", "-r", &self.dataset(path)]).is_ok()
+        let dataset = self.dataset(path);
+        let gone = self.zfs.run(&["destroy", "-r", &dataset]).is_ok();
+        if gone {
+            self.mounter.parted(&dataset);
+        }
+        gone
     }
 
     fn has_clones(&self, dataset: &str) -> bool {

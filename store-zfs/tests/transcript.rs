@@ -140,6 +140,21 @@ fn mounts(pool: &TestPool) {
         format!("yes\t{}/a@snap", pool.place.pool)
     );
     assert!(!elsewhere.join("file").exists());
+    // One that is not mounted by itself is mounted where it was made for, and moved from there.
+    let (made, moved) = (root.join("made"), root.join("moved"));
+    let clone =
+        format!("clone -o canmount=noauto -o mountpoint={} POOL/a@snap POOL/c", made.display());
+    assert!(pool.try_zfs(&clone).status.success());
+    follow(pool, "ok  mount POOL/c");
+    assert_eq!(fs::read_to_string(made.join("file")).unwrap(), "before");
+    assert!(pool.try_zfs(&format!("set mountpoint={} POOL/c", moved.display())).status.success());
+    assert_eq!(fs::read_to_string(moved.join("file")).unwrap(), "before");
+    {
+        let _user = User::of(&moved);
+        let set = format!("set mountpoint={} POOL/c", made.display());
+        assert!(!pool.try_zfs(&set).status.success(), "it is in use");
+    }
+    follow(pool, "ok  unmount POOL/c\n ok  destroy POOL/c");
     follow(pool, "ok  destroy POOL/b\n ok  destroy -r POOL/a");
 }
 
@@ -164,6 +179,40 @@ fn listing(pool: &TestPool) {
     let first = guid();
     follow(pool, "ok  destroy POOL/a@snap\n ok  snapshot POOL/a@snap");
     assert_ne!(first, guid());
+}
+
+/// Everything but mounting, which Linux lets root alone do.
+const OF_A_USER: &str = "
+    ok  snapshot POOL/a@snap
+    ok  clone -o canmount=noauto POOL/a@snap POOL/b
+    ok  set mountpoint=/nowhere POOL/b
+    ok  snapshot POOL/b@snap
+    ok  rename POOL/b POOL/c
+    ok  rename POOL/c@snap POOL/c@old
+    ok  promote POOL/c
+    ok  destroy -r POOL/a
+    ok  destroy -d POOL/c@old
+    ok  destroy -r POOL/c
+";
+
+/// The permissions that errors and the documentation name are enough, and all of them together are needed.
+#[test]
+fn a_user_may_do_what_root_allows() {
+    let Some(pool) = real() else { return };
+    let user = |line: &str| {
+        let line = line.replace("POOL", &pool.place.pool);
+        let who = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "zfs"];
+        Command::new("setpriv").args(who).args(line.split_whitespace()).output().unwrap()
+    };
+    pool.zfs("create -o canmount=noauto POOL/a");
+    assert!(!user("snapshot POOL/a@snap").status.success());
+    pool.zfs(&format!("allow -u 65534 {} POOL", store_zfs::PERMISSIONS));
+    for line in OF_A_USER.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (_, command) = line.split_once("  ").unwrap();
+        let output = user(command);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "zfs {command}: {said}");
+    }
 }
 
 macro_rules! on_both {

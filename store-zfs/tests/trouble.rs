@@ -5,83 +5,36 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bstr::BStr;
 use obuilder_core::Store;
 use obuilder_core::contracts::Base;
-use obuilder_core::error::StoreError;
+use obuilder_core::finding::{Finding, Repair};
+use obuilder_core::store_trouble;
 use store_zfs::ZfsStore;
 
-use common::{TestPool, id, open, real, stand_in};
+use common::{BOUND, TestPool, id, leftovers, open, real, small_real, small_stand_in, stand_in};
 
-/// What is in the hands of processes or in the trash.
-fn leftovers(pool: &TestPool) -> Vec<String> {
-    ["/result-tmp", "/cache-tmp", "/trash"].map(|group| pool.names(group)).concat()
+store_trouble!(zfs, real, small_real, open_boxed, leftovers);
+store_trouble!(zfs_by_command, real, small_real, open_by_command, leftovers);
+store_trouble!(stand_in_by_command, stand_in, small_stand_in, open_by_command, leftovers);
+
+fn open_boxed(dir: &Path) -> Box<dyn Store> {
+    Box::new(open(dir))
+}
+
+fn open_by_command(dir: &Path) -> Box<dyn Store> {
+    Box::new(common::open_by_command(dir))
 }
 
 /// Waits until the background has destroyed what was deleted.
 fn eventually_empty(pool: &TestPool) {
-    let start = Instant::now();
-    while !leftovers(pool).is_empty() {
-        assert!(start.elapsed() < Duration::from_secs(60), "left: {:?}", leftovers(pool));
+    let begun = Instant::now();
+    while !leftovers(pool.as_ref()).is_empty() {
+        assert!(begun.elapsed() < BOUND, "left: {:?}", leftovers(pool.as_ref()));
         std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Runs `child_process` below in a process of its own, on the store in `dir`; returns once it has said that it is ready.
-fn spawn(dir: &Path, role: &str) -> Child {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["child_process", "--exact", "--nocapture"])
-        .env("STORE_ZFS_TEST_ROLE", role)
-        .env("STORE_ZFS_TEST_DIR", dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().ends_with("READY")), "the child ended too early");
-    child
-}
-
-/// Not a test by itself: what the other processes of the tests do.
-#[test]
-fn child_process() {
-    let Ok(role) = std::env::var("STORE_ZFS_TEST_ROLE") else { return };
-    let dir = std::env::var_os("STORE_ZFS_TEST_DIR").unwrap();
-    let store = open(Path::new(&dir));
-    let ready = || {
-        std::io::stdout().write_all(b"\nREADY\n").unwrap();
-        // Until the parent closes the pipe or kills this process.
-        let _ = std::io::stdin().read_line(&mut String::new());
-    };
-    match role.as_str() {
-        "hold" => {
-            let _pin = store.result(&id("a")).unwrap().unwrap();
-            let _pending = store.begin(&id("b"), Base::Result(&id("a"))).unwrap();
-            let _lease = store.cache(BStr::new("c")).unwrap();
-            ready();
-        }
-        "churn" => {
-            std::io::stdout().write_all(b"\nREADY\n").unwrap();
-            for round in 0..1000 {
-                make_on(&store, &format!("churn {round}"), Base::Empty);
-                let lease = store.cache(BStr::new("c")).unwrap();
-                fs::write(lease.dir().join("file"), round.to_string()).unwrap();
-                lease.release().unwrap();
-            }
-        }
-        "race" => {
-            for round in 0..4 {
-                make_on(&store, &format!("race {round}"), Base::Empty);
-                store.reconcile(&[]).unwrap();
-            }
-            ready();
-        }
-        other => panic!("{other}"),
     }
 }
 
@@ -94,57 +47,6 @@ fn make_on(store: &ZfsStore, name: &str, base: Base<'_>) {
 fn file_of(store: &ZfsStore, name: &str) -> String {
     let result = store.result(&id(name)).unwrap().unwrap();
     fs::read_to_string(result.rootfs().join("file")).unwrap()
-}
-
-fn a_living_process_keeps_what_it_holds_and_a_killed_one_nothing(pool: &TestPool) {
-    let store = open(pool.as_ref());
-    make_on(&store, "a", Base::Empty);
-    let mut child = spawn(pool.as_ref(), "hold");
-    assert!(matches!(store.delete(&id("a")), Err(StoreError::InUse(_))));
-    assert_eq!(store.reconcile(&[id("a")]).unwrap().swept, [""; 0]);
-    assert!(leftovers(pool).len() >= 2, "the child's tree and lease");
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(store.reconcile(&[id("a")]).unwrap().swept.len(), 2);
-    eventually_empty(pool);
-    assert!(store.delete(&id("a")).unwrap());
-}
-
-fn a_kill_at_any_moment_leaves_whole_results_or_none(pool: &TestPool) {
-    for round in 0..4 {
-        let mut child = spawn(pool.as_ref(), "churn");
-        std::thread::sleep(Duration::from_millis(40 + 130 * round));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let store = open(pool.as_ref());
-        store.reconcile(&[]).unwrap();
-        for id in store.results().unwrap() {
-            let result = store.result(&id).unwrap().unwrap();
-            assert!(fs::read_to_string(result.rootfs().join("file")).is_ok());
-        }
-        let lease = store.cache(BStr::new("c")).unwrap();
-        fs::write(lease.dir().join("file"), "after the kill").unwrap();
-        assert!(lease.release().unwrap());
-        eventually_empty(pool);
-        assert_eq!(pool.names("/cache"), ["c-c", "c-c@snap"]);
-    }
-}
-
-fn processes_may_make_the_same_results_and_sweep_at_once(pool: &TestPool) {
-    drop(open(pool.as_ref()));
-    std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                let mut child = spawn(pool.as_ref(), "race");
-                drop(child.stdin.take());
-                assert!(child.wait().unwrap().success());
-            });
-        }
-    });
-    let store = open(pool.as_ref());
-    assert_eq!(store.results().unwrap().len(), 4);
-    store.reconcile(&[]).unwrap();
-    eventually_empty(pool);
 }
 
 fn replaced_versions_of_a_cache_do_not_pile_up(pool: &TestPool) {
@@ -162,7 +64,7 @@ fn replaced_versions_of_a_cache_do_not_pile_up(pool: &TestPool) {
     eventually_empty(pool);
     let start = Instant::now();
     while pool.names("/cache").len() > 2 {
-        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", pool.names("/cache"));
+        assert!(start.elapsed() < BOUND, "{:?}", pool.names("/cache"));
         std::thread::sleep(Duration::from_millis(5));
     }
     let newest = store.cache(BStr::new("c")).unwrap();
@@ -210,6 +112,91 @@ fn what_obuilder_left_is_used(pool: &TestPool) {
     eventually_empty(pool);
 }
 
+/// The commands that OBuilder runs for a step, on what we have made on what it has made.
+fn obuilder_goes_on_with_what_we_made(pool: &TestPool) {
+    for group in ["state", "result", "cache", "cache-tmp"] {
+        pool.zfs(&format!("create POOL/{group}"));
+    }
+    let (theirs, ours, next) = (id("theirs"), id("ours"), id("next"));
+    pool.zfs(&format!("create -o canmount=noauto POOL/result/{theirs}"));
+    pool.zfs(&format!("mount POOL/result/{theirs}"));
+    let dir = |id: &obuilder_core::ResultId| pool.as_ref().join(format!("result/{id}"));
+    fs::create_dir(dir(&theirs).join("rootfs")).unwrap();
+    pool.zfs(&format!("snapshot -r POOL/result/{theirs}@snap"));
+    pool.zfs(&format!("unmount POOL/result/{theirs}"));
+    {
+        let store = open(pool.as_ref());
+        let pending = store.begin(&ours, Base::Result(&theirs)).unwrap();
+        fs::write(pending.dir().join("rootfs/file"), "ours").unwrap();
+        fs::write(pending.dir().join("log"), "said\n").unwrap();
+        pending.commit().unwrap();
+        let lease = store.cache(BStr::new("opam")).unwrap();
+        fs::write(lease.dir().join("file"), "ours").unwrap();
+        assert!(lease.release().unwrap());
+        eventually_empty(pool);
+    }
+    // It looks whether there is a result, clones it, has the clone mounted, and its children, of which there may be none.
+    assert!(pool.try_zfs(&format!("list -p -H -o name POOL/result/{ours}")).status.success());
+    pool.zfs(&format!("clone -o canmount=noauto POOL/result/{ours}@snap POOL/result/{next}"));
+    pool.zfs(&format!("mount POOL/result/{next}"));
+    assert_eq!(fs::read_to_string(dir(&next).join("log")).unwrap(), "said\n");
+    let listed = pool.zfs(&format!("list -H -r -o name POOL/result/{ours}"));
+    let place = pool.as_ref().join("shown");
+    let mut tree = dir(&next).join("rootfs");
+    for child in listed.lines().filter_map(|name| name.rsplit_once('/')).map(|(_, child)| child) {
+        if child == ours.as_str() {
+            continue;
+        }
+        let to = format!("POOL/result/{next}/{child}");
+        pool.zfs(&format!("clone -o mountpoint=none POOL/result/{ours}/{child}@snap {to}"));
+        pool.zfs(&format!("set mountpoint={} {to}", place.display()));
+        tree = place.clone();
+    }
+    assert_eq!(fs::read_to_string(tree.join("file")).unwrap(), "ours");
+    pool.zfs(&format!("snapshot -r POOL/result/{next}@snap"));
+    // Its caches: a clone that is worked in, and takes the place of the one before.
+    pool.zfs("clone POOL/cache/c-opam@snap POOL/cache-tmp/0-c-opam");
+    let cached = pool.as_ref().join("cache-tmp/0-c-opam/file");
+    assert_eq!(fs::read_to_string(cached).unwrap(), "ours");
+    pool.zfs("destroy POOL/cache-tmp/0-c-opam");
+}
+
+fn a_check_finds_what_does_not_belong_there(pool: &TestPool) {
+    let store = open(pool.as_ref());
+    make_on(&store, "a", Base::Empty);
+    store.reconcile(&[]).unwrap();
+    assert_eq!(store.check(false, false).unwrap(), []);
+    for line in [
+        "create -o canmount=noauto POOL/result/mine",
+        &format!("create -o canmount=noauto POOL/result/{}", id("half")),
+        &format!("create -o canmount=noauto POOL/result/{}", id("empty")),
+        &format!("snapshot POOL/result/{}@snap", id("empty")),
+        "create -o canmount=noauto POOL/result-tmp/dead",
+        "create -o canmount=noauto POOL/cache-tmp/dead",
+        "create -o canmount=noauto POOL/trash/dead",
+        "create -o canmount=noauto POOL/cache/c-half",
+        "create -o canmount=noauto POOL/cache/mine",
+    ] {
+        pool.zfs(line);
+    }
+    fs::write(pool.as_ref().join("state/obuild-zfs/alive/1-2"), "").unwrap();
+    fs::write(pool.as_ref().join(format!("state/obuild-zfs/kept/{}", id("gone"))), "").unwrap();
+    let found = store.check(false, false).unwrap();
+    let whats: Vec<_> = found.iter().map(|finding| finding.what.as_str()).collect();
+    assert_eq!(found.len(), 10, "{whats:#?}");
+    assert_eq!(store.check(false, false).unwrap().len(), 10, "nothing is changed");
+    let repaired = store.check(true, false).unwrap();
+    let lasting = |finding: &&Finding| matches!(finding.repair, Repair::Failed(_));
+    assert_eq!(repaired.iter().filter(lasting).count(), 2, "{repaired:#?}");
+    eventually_empty(pool);
+    let left = store.check(false, false).unwrap();
+    assert!(left.len() == 2 && left.iter().all(|one| one.what.contains("mine`")), "{left:#?}");
+    assert_eq!(store.results().unwrap(), [id("a")]);
+    pool.zfs("destroy POOL/result/mine");
+    pool.zfs("destroy POOL/cache/mine");
+    assert_eq!(store.check(false, false).unwrap(), []);
+}
+
 fn homes_and_prefixes_of_a_mac_are_cloned_along(pool: &TestPool) {
     drop(open(pool.as_ref()));
     let base = format!("result/{}", id("mac"));
@@ -247,53 +234,75 @@ macro_rules! on_both {
 }
 
 on_both!(
-    a_living_process_keeps_what_it_holds_and_a_killed_one_nothing
-    a_kill_at_any_moment_leaves_whole_results_or_none
-    processes_may_make_the_same_results_and_sweep_at_once
+    a_step_runs_zfs_ten_times_where_commands_mount
+    obuilder_goes_on_with_what_we_made
+    a_check_finds_what_does_not_belong_there
     replaced_versions_of_a_cache_do_not_pile_up
     a_deleted_base_goes_when_nothing_stands_on_it
     what_obuilder_left_is_used
     homes_and_prefixes_of_a_mac_are_cloned_along
 );
 
-/// The stand-in has no room of its own to fill.
-#[test]
-fn a_full_pool_is_said_and_the_store_stays_usable() {
-    let Some(pool) = real() else { return };
-    let store = open(pool.as_ref());
-    make_on(&store, "a", Base::Empty);
-    pool.zfs("set quota=24M POOL");
-    let pending = store.begin(&id("big"), Base::Result(&id("a"))).unwrap();
-    let mut big = fs::File::create(pending.dir().join("rootfs/big")).unwrap();
-    let full =
-        (0..64).find_map(|_| big.write_all(&vec![7; 1 << 20]).and_then(|()| big.sync_all()).err());
-    let full = StoreError::io("write", full.expect("there is no room for that much"));
-    assert!(matches!(full, StoreError::Full { .. }), "{full}");
-    drop(big);
-    // Whatever can be begun and finished now, what cannot says why.
-    let tried = store.begin(&id("b"), Base::Result(&id("a"))).and_then(|pending| pending.commit());
-    if let Err(error) = tried {
-        assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
-    }
-    pending.discard().unwrap();
-    let begun = Instant::now();
-    while store.usage().unwrap().free < 8 << 20 {
-        assert!(begun.elapsed() < Duration::from_secs(60), "what was discarded is not freed");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    make_on(&store, "c", Base::Result(&id("a")));
-    assert_eq!(file_of(&store, "c"), "c");
+/// What one step costs: a tree on the last result, carried to where a step sees it and back, and saved.
+fn commands_of_a_step(store: &ZfsStore, place: &Path) -> u64 {
+    make_on(store, "a", Base::Empty);
+    let (before, seen) = (store.commands_run(), place.join("seen"));
+    let pending = store.begin(&id("b"), Base::Result(&id("a"))).unwrap();
+    let tree = pending.dir().join("rootfs");
+    store.carry().away(&tree, &seen).unwrap();
+    assert_eq!(fs::read_to_string(seen.join("file")).unwrap(), "a");
+    fs::write(seen.join("file"), "b").unwrap();
+    store.carry().home(&seen, &tree).unwrap();
+    pending.commit().unwrap();
+    let commands = store.commands_run() - before;
+    assert_eq!(file_of(store, "b"), "b");
+    assert_eq!(file_of(store, "a"), "a");
+    commands
 }
 
-/// Where the kernel mounts.
 #[test]
-fn a_step_runs_zfs_three_times() {
+fn a_step_runs_zfs_three_times_where_the_kernel_mounts() {
+    let Some(pool) = real() else { return };
+    let store = open(pool.as_ref());
+    let commands = commands_of_a_step(&store, pool.as_ref());
+    assert_eq!(commands, 3, "a clone, a snapshot, a rename");
+}
+
+/// Those for a dataset and its tree: two clones, two mounts, two unmounts, two changes of a mount point, a snapshot, a rename.
+fn a_step_runs_zfs_ten_times_where_commands_mount(pool: &TestPool) {
+    let store = common::open_by_command(pool.as_ref());
+    assert_eq!(commands_of_a_step(&store, pool.as_ref()), 10);
+}
+
+/// What a deletion is said to free is what ZFS says.
+#[test]
+fn sizes_are_what_a_deletion_frees() {
     let Some(pool) = real() else { return };
     let store = open(pool.as_ref());
     make_on(&store, "a", Base::Empty);
-    let before = store.commands_run();
     let pending = store.begin(&id("b"), Base::Result(&id("a"))).unwrap();
+    let noise: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
+    fs::write(pending.dir().join("rootfs/big"), noise).unwrap();
     pending.commit().unwrap();
-    assert_eq!(file_of(&store, "a"), "a");
-    assert_eq!(store.commands_run() - before, 3, "a clone, a snapshot, a rename");
+    let told = |name: &str| {
+        let said = pool.zfs(&format!("destroy -nvpr POOL/result/{}", id(name)));
+        let line = said.lines().find_map(|line| line.strip_prefix("reclaim\t"));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let begun = Instant::now();
+    // ZFS counts what it has written a moment ago.
+    while store.size(&id("b")).unwrap() < 2_000_000 {
+        assert!(begun.elapsed() < BOUND, "{}", store.size(&id("b")).unwrap());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (size, told) = (store.size(&id("b")).unwrap(), told("b"));
+    assert!(size.abs_diff(told) < 100_000, "{size}, and ZFS says {told}");
+    assert!(store.size(&id("a")).unwrap() < 1_000_000, "`b` is not its own");
+    let free = store.usage().unwrap().free;
+    assert!(store.delete(&id("b")).unwrap());
+    let begun = Instant::now();
+    while store.usage().unwrap().free < free + size - 200_000 {
+        assert!(begun.elapsed() < BOUND, "what was deleted is not freed");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

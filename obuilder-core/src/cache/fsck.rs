@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::lock::IdLock;
 use super::meta::Meta;
@@ -189,7 +189,8 @@ impl Check<'_> {
         if meta.is_some_and(|meta| meta.base.is_some()) && !has("env") {
             return self.spoilt(id, result, "the environment of its image is missing");
         }
-        match self.options.digest.map(|digest| compare(digest, &result)) {
+        let state = self.store.state_dir();
+        match self.options.digest.map(|digest| compare(digest, &result, state)) {
             None | Some(Ok(Compared::Same)) => Ok(()),
             Some(Ok(Compared::Taken)) => {
                 self.checkup.digested += 1;
@@ -286,14 +287,30 @@ enum Compared {
     Taken,
 }
 
-/// Compares a result with its digest, or takes that.
-fn compare(digest: Digest<'_>, result: &Snapshot) -> io::Result<Compared> {
+/// Compares a result with its digest, or takes that. Where results are snapshots, which nobody can change, it lies in `state`.
+fn compare(digest: Digest<'_>, result: &Snapshot, state: &Path) -> io::Result<Compared> {
     let now = digest(&result.rootfs())?;
-    let path = result.dir().join(DIGEST);
+    let (path, aside) = (result.dir().join(DIGEST), state.join("obuild-digests"));
     match fs::read_to_string(&path) {
-        Ok(then) if then.trim() == now => Ok(Compared::Same),
-        Ok(then) if !then.is_empty() => Ok(Compared::Different),
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => fs::write(path, format!("{now}\n")).map(|()| Compared::Taken),
+        Ok(then) if then.trim() == now => return Ok(Compared::Same),
+        Ok(then) if !then.is_empty() => return Ok(Compared::Different),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    match fs::write(path, format!("{now}\n")) {
+        Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {}
+        written => return written.map(|()| Compared::Taken),
+    }
+    fs::create_dir_all(&aside)?;
+    let path = aside.join(result.id().as_str());
+    // Another result of the same id was made at another time.
+    let made = fs::metadata(result.dir())?.modified()?;
+    let made = made.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let then = fs::read_to_string(&path).unwrap_or_default();
+    match then.trim().split_once(' ') {
+        Some((then, of)) if of == made.to_string() => {
+            Ok(if then == now { Compared::Same } else { Compared::Different })
+        }
+        _ => fs::write(path, format!("{now} {made}\n")).map(|()| Compared::Taken),
     }
 }

@@ -98,15 +98,7 @@ impl ResultCache {
 
     /// Deletes a result that nothing stands on, or what is kept of a failed step; says whether there was either.
     pub fn delete(&self, id: &ResultId) -> Result<bool, CacheError> {
-        let children: Vec<_> = self
-            .entries()?
-            .into_iter()
-            .filter(|entry| entry.parent.as_ref() == Some(id))
-            .map(|entry| entry.id)
-            .collect();
-        if !children.is_empty() {
-            return Err(CacheError::HasChildren { id: id.clone(), children });
-        }
+        self.nothing_stands_on(id)?;
         let failed = self.failures()?.iter().any(|failure| failure.id == *id);
         let deleted = self.store().delete(id)?;
         fault::point("delete-deleted");
@@ -114,6 +106,34 @@ impl ResultCache {
         fault::point("delete-indexed");
         self.remove_failed_log(id);
         Ok(deleted || failed)
+    }
+
+    fn nothing_stands_on(&self, id: &ResultId) -> Result<(), CacheError> {
+        let children: Vec<_> = self
+            .entries()?
+            .into_iter()
+            .filter(|entry| entry.parent.as_ref() == Some(id))
+            .map(|entry| entry.id)
+            .collect();
+        if children.is_empty() {
+            return Ok(());
+        }
+        Err(CacheError::HasChildren { id: id.clone(), children })
+    }
+
+    /// What deleting a result would take with it, in order (itself alone unless `recursive`), each with the bytes that go with it.
+    pub fn would_delete(
+        &self,
+        id: &ResultId,
+        recursive: bool,
+    ) -> Result<Vec<(ResultId, u64)>, CacheError> {
+        if !recursive {
+            self.nothing_stands_on(id)?;
+        }
+        let doomed = self.index.with_descendants(id)?;
+        let sizes = self.sizes()?;
+        let size = |id: &ResultId| sizes.get(id).copied().unwrap_or(0);
+        Ok(doomed.into_iter().map(|id| (id.clone(), size(&id))).collect())
     }
 
     /// Deletes a result with everything that stands on it; gives what went, in order.

@@ -1,6 +1,7 @@
 //! Stands in for the command `zfs` where there is no ZFS: keeps a pool in a directory, and ZFS's rules. For tests alone.
 //!
-//! `zfs-stand-in DIR make POOL MOUNTPOINT` makes the pool; after that `zfs-stand-in DIR COMMAND…` is `zfs COMMAND…`.
+//! `zfs-stand-in DIR make POOL MOUNTPOINT` makes the pool; after that `zfs-stand-in DIR COMMAND…` is `zfs COMMAND…`, and
+//! `zfs-stand-in DIR where SNAPSHOT` says in what directory in DIR a snapshot's files are.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
@@ -345,6 +346,10 @@ fn perform(pool: &mut Pool, command: &str, line: &Line) -> Done {
         "mount" => pool.mount(line.name(0)?),
         "unmount" => pool.unmount(line.name(0)?),
         "list" => list(pool, line),
+        "where" => {
+            println!("{}", pool.snapshot(line.name(0)?)?.number);
+            Ok(())
+        }
         _ => Err(format!("unrecognized command '{command}'")),
     }
 }

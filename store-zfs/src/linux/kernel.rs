@@ -1,6 +1,5 @@
 //! Mounting by `mount(2)`: no process is started, and a snapshot is mounted without its dataset.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -31,19 +30,42 @@ pub(super) fn knows_zfs() -> bool {
 }
 
 impl Mounter for Kernel {
-    fn mount(&self, _: &Zfs, dataset: &str, snapshot: bool, at: &Path) -> Result<bool, StoreError> {
-        let mut flags = MsFlags::MS_NOATIME | MsFlags::MS_NODEV;
-        let source = match snapshot {
-            true => format!("{dataset}@{SNAPSHOT}"),
-            false => dataset.to_owned(),
-        };
-        flags.set(MsFlags::MS_RDONLY, snapshot);
-        match mount(Some(source.as_str()), at, Some("zfs"), flags, None::<&str>) {
-            Ok(()) => Ok(true),
-            // The directory is there, so it is the dataset that is not.
-            Err(Errno::ENOENT) => Ok(false),
-            Err(error) => Err(failed(&format!("mount `{source}` at"), at, error.into())),
+    fn mount(&self, _: &Zfs, dataset: &str, at: &Path) -> Result<bool, StoreError> {
+        mount_one(dataset, at, MsFlags::empty())
+    }
+
+    /// A snapshot is mounted by itself, so that nothing can write to it.
+    fn show(&self, _: &Zfs, dataset: &str, at: &Path) -> Result<bool, StoreError> {
+        if is_mounted(at) {
+            return Ok(true);
         }
+        if !mount_one(&format!("{dataset}@{SNAPSHOT}"), at, MsFlags::MS_RDONLY)? {
+            return Ok(false);
+        }
+        for (child, place) in CHILDREN {
+            let at = at.join(place);
+            // Where there is no place for it, none was ever shown.
+            if at.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+                mount_one(&format!("{dataset}/{child}@{SNAPSHOT}"), &at, MsFlags::MS_RDONLY)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// By trying to mount it, which costs less than a command.
+    fn has_snapshot(
+        &self,
+        zfs: &Zfs,
+        dataset: &str,
+        at: Option<&Path>,
+    ) -> Result<bool, StoreError> {
+        let snapshot = format!("{dataset}@{SNAPSHOT}");
+        let Some(at) = at else { return zfs.exists(&snapshot) };
+        let found = mount_one(&snapshot, at, MsFlags::MS_RDONLY)?;
+        if found {
+            unmount_one(at, true)?;
+        }
+        Ok(found)
     }
 
     fn unmount(&self, _: &Zfs, _: &str, at: &Path, force: bool) -> Result<(), StoreError> {
@@ -53,15 +75,7 @@ impl Mounter for Kernel {
         unmount_one(at, force)
     }
 
-    fn is_mounted(&self, _: &Zfs, _: &str, at: &Path) -> Result<bool, StoreError> {
-        let device = |path: &Path| rustix::fs::lstat(path).map(|found| found.st_dev);
-        Ok(match (device(at), at.parent().map(device)) {
-            (Ok(own), Some(Ok(parent))) => own != parent,
-            _ => false,
-        })
-    }
-
-    fn carry(&self, _: &OsStr, _: &Place) -> Carry {
+    fn carry(&self, _: &Zfs, _: &Place) -> Carry {
         Carry::new(Bind)
     }
 
@@ -72,6 +86,23 @@ impl Mounter for Kernel {
     fn name(&self) -> &'static str {
         "mounts by the kernel"
     }
+}
+
+/// Says whether it was there.
+fn mount_one(source: &str, at: &Path, more: MsFlags) -> Result<bool, StoreError> {
+    let flags = MsFlags::MS_NOATIME | MsFlags::MS_NODEV | more;
+    match mount(Some(source), at, Some("zfs"), flags, None::<&str>) {
+        Ok(()) => Ok(true),
+        // The directory is there, so it is the dataset that is not.
+        Err(Errno::ENOENT) => Ok(false),
+        Err(error) => Err(failed(&format!("mount `{source}` at"), at, error.into())),
+    }
+}
+
+/// Whether anything is; there is but one thing that can be.
+fn is_mounted(at: &Path) -> bool {
+    let device = |path: &Path| rustix::fs::lstat(path).map(|found| found.st_dev);
+    matches!((device(at), at.parent().map(device)), (Ok(own), Some(Ok(parent))) if own != parent)
 }
 
 fn unmount_one(at: &Path, force: bool) -> Result<(), StoreError> {

@@ -4,5 +4,5 @@ use crate::mount::{ByCommand, Mounter};
 
 /// Mounting by `zfs mount`.
 pub(crate) fn mounter() -> Box<dyn Mounter> {
-    Box::new(ByCommand)
+    Box::<ByCommand>::default()
 }

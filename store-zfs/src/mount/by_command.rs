@@ -1,83 +1,100 @@
 //! Mounting by `zfs mount`, which works wherever `zfs` does, and takes several commands for what the kernel does in one call.
 
-use std::ffi::{OsStr, OsString};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::cmp::Reverse;
+use std::path::Path;
+use std::sync::Arc;
 
-use obuilder_core::contracts::{Carrier, Carry};
+use obuilder_core::contracts::Carry;
 use obuilder_core::error::StoreError;
 
+use super::set_mountpoint::SetMountpoint;
+use super::table::{self, Found, Table};
 use super::{CHILDREN, Mounter};
 use crate::command::Zfs;
 use crate::layout::{Place, SNAPSHOT};
 
 /// The commands. A snapshot is shown by its dataset, which nobody writes to after the snapshot was taken.
-#[derive(Debug)]
-pub(crate) struct ByCommand;
-
-/// What mounting needs to know of a dataset.
-struct Found {
-    name: String,
-    mounted: bool,
-    mountpoint: String,
+#[derive(Debug, Default)]
+pub(crate) struct ByCommand {
+    table: Arc<Table>,
 }
 
-/// The dataset and all below it that are there, the dataset first.
-fn find(zfs: &Zfs, dataset: &str) -> Result<Vec<Found>, StoreError> {
-    let wanted = ["-r", "-t", "filesystem", "-o", "name,mounted,mountpoint", dataset];
-    let found = zfs.table(&wanted)?.into_iter().map(|row| Found {
-        mounted: row[1] == "yes",
-        mountpoint: row[2].clone(),
-        name: row[0].clone(),
-    });
-    Ok(found.collect())
+impl ByCommand {
+    /// Mounts what is not mounted.
+    fn mount_found(&self, zfs: &Zfs, found: &Found, at: &Path) -> Result<(), StoreError> {
+        let (name, action) = (&found.name, format!("mount `{}` at `{}`", found.name, at.display()));
+        if found.mountpoint != at {
+            zfs.act(&action, &["set", &format!("mountpoint={}", at.to_string_lossy()), name])?;
+        }
+        if !found.mounted {
+            zfs.act(&action, &["mount", name])?;
+        }
+        self.table.note(name, true, Some(at));
+        Ok(())
+    }
 }
 
 impl Mounter for ByCommand {
-    fn mount(
-        &self,
-        zfs: &Zfs,
-        dataset: &str,
-        snapshot: bool,
-        at: &Path,
-    ) -> Result<bool, StoreError> {
-        let Some(found) = find(zfs, dataset)?.into_iter().next() else { return Ok(false) };
-        if snapshot && !zfs.exists(&format!("{dataset}@{SNAPSHOT}"))? {
+    fn mount(&self, zfs: &Zfs, dataset: &str, at: &Path) -> Result<bool, StoreError> {
+        let Some(found) = self.table.find_one(zfs, dataset)? else { return Ok(false) };
+        self.mount_found(zfs, &found, at).map(|()| true)
+    }
+
+    /// One look tells all there is to know.
+    fn show(&self, zfs: &Zfs, dataset: &str, at: &Path) -> Result<bool, StoreError> {
+        let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name,mounted,mountpoint", dataset];
+        let rows = zfs.table(&wanted)?;
+        let is_there = |name: &str| rows.iter().find(|row| row[0] == name);
+        if is_there(&format!("{dataset}@{SNAPSHOT}")).is_none() {
             return Ok(false);
         }
-        let action = format!("mount `{dataset}` at `{}`", at.display());
-        let at = at.to_string_lossy();
-        if found.mountpoint != at {
-            zfs.act(&action, &["set", &format!("mountpoint={at}"), dataset])?;
+        let Some(own) = is_there(dataset).map(|row| table::read(row)) else { return Ok(false) };
+        if own.mounted {
+            return Ok(true);
         }
-        if !found.mounted {
-            zfs.act(&action, &["mount", dataset])?;
+        self.mount_found(zfs, &own, at)?;
+        for (child, place) in CHILDREN {
+            let (name, at) = (format!("{dataset}/{child}"), at.join(place));
+            // Where there is no place for it, none was ever shown.
+            let place = at.symlink_metadata().is_ok_and(|found| found.is_dir());
+            if let Some(row) = is_there(&name).filter(|_| place) {
+                self.mount_found(zfs, &table::read(row), &at)?;
+            }
         }
         Ok(true)
     }
 
     fn unmount(&self, zfs: &Zfs, dataset: &str, _: &Path, force: bool) -> Result<(), StoreError> {
-        let mut mounted = find(zfs, dataset)?;
+        let mut mounted = self.table.find(zfs, dataset)?;
         mounted.retain(|found| found.mounted);
         // What is mounted in another goes first.
-        mounted.sort_by_key(|found| std::cmp::Reverse(found.mountpoint.len()));
+        mounted.sort_by_key(|found| Reverse(found.mountpoint.as_os_str().len()));
         for found in mounted {
             let action = format!("unmount `{}`", found.name);
-            let plain = zfs.act_patiently(&action, &["unmount", &found.name], || true);
-            plain.or_else(|error| match force {
+            let words = ["unmount", found.name.as_str()];
+            // Somebody else may have done it.
+            let worth = || table::is_mounted(zfs, &found.name).unwrap_or(true);
+            let plain = zfs.act_patiently(&action, &words, worth);
+            let done = plain.or_else(|error| match force && worth() {
                 true => zfs.act(&action, &["unmount", "-f", &found.name]),
                 false => Err(error),
-            })?;
+            });
+            done.or_else(|error| if worth() { Err(error) } else { Ok(()) })?;
+            self.table.note(&found.name, false, None);
         }
         Ok(())
     }
 
-    fn is_mounted(&self, zfs: &Zfs, dataset: &str, _: &Path) -> Result<bool, StoreError> {
-        Ok(find(zfs, dataset)?.first().is_some_and(|found| found.mounted))
+    fn born(&self, dataset: &str, at: &Path) {
+        self.table.born(dataset, at);
     }
 
-    fn carry(&self, program: &OsStr, place: &Place) -> Carry {
-        Carry::new(SetMountpoint { program: program.to_owned(), place: place.clone() })
+    fn parted(&self, dataset: &str) {
+        self.table.parted(dataset);
+    }
+
+    fn carry(&self, zfs: &Zfs, place: &Place) -> Carry {
+        Carry::new(SetMountpoint::new(zfs, place, self.table.clone()))
     }
 
     fn wants_tree_apart(&self) -> bool {
@@ -86,78 +103,5 @@ impl Mounter for ByCommand {
 
     fn name(&self) -> &'static str {
         "mounts by `zfs mount`"
-    }
-}
-
-/// A dataset is mounted elsewhere.
-#[derive(Debug)]
-struct SetMountpoint {
-    program: OsString,
-    place: Place,
-}
-
-impl SetMountpoint {
-    /// The dataset that is mounted at `dir`, and its sister that is shown in it, if there may be one.
-    fn datasets(&self, dir: &Path) -> io::Result<(String, Option<String>)> {
-        let below = dir.strip_prefix(&self.place.root).map_err(|_| not_ours(dir))?;
-        let below = below.to_str().ok_or_else(|| not_ours(dir))?;
-        let dataset = |path: &str| format!("{}/{path}", self.place.pool);
-        let [(home, rootfs), (brew, _)] = CHILDREN;
-        match below
-            .strip_prefix("state/obuild-zfs/made/")
-            .and_then(|made| made.strip_suffix(rootfs))
-        {
-            Some(made) => {
-                let [tree, sister] =
-                    [home, brew].map(|child| dataset(&format!("result-tmp/{made}{child}")));
-                Ok((tree, Some(sister)))
-            }
-            None => Ok((dataset(below), None)),
-        }
-    }
-
-    fn move_to(&self, dir: &Path, at: &Path) -> io::Result<()> {
-        let zfs = Zfs::new(&self.program, &self.place.pool);
-        let (dataset, sister) = self.datasets(dir)?;
-        let sister = match sister {
-            Some(sister) => find(&zfs, &sister).map_err(io::Error::other)?.into_iter().next(),
-            None => None,
-        };
-        let act = |arguments: &[&str]| {
-            zfs.act_patiently("carry a tree", arguments, || true).map_err(io::Error::other)
-        };
-        // One that is mounted is mounted anew by that, but not if the first try has failed half way.
-        let mount_at = |path: PathBuf, dataset: &str| {
-            act(&["set", &format!("mountpoint={}", path.to_string_lossy()), dataset])?;
-            let found = find(&zfs, dataset).map_err(io::Error::other)?;
-            let mounted = found.first().is_some_and(|found| found.mounted);
-            if mounted { Ok(()) } else { act(&["mount", dataset]) }
-        };
-        if let Some(sister) = sister.as_ref().filter(|sister| sister.mounted) {
-            act(&["unmount", &sister.name])?;
-        }
-        mount_at(at.to_owned(), &dataset)?;
-        let Some(sister) = sister else { return Ok(()) };
-        let [(_, rootfs), (_, local)] = CHILDREN;
-        let below = local.strip_prefix(rootfs).unwrap_or(local).trim_start_matches('/');
-        mount_at(at.join(below), &sister.name)
-    }
-}
-
-fn not_ours(dir: &Path) -> io::Error {
-    io::Error::other(format!("`{}` is no dataset of this store", dir.display()))
-}
-
-impl Carrier for SetMountpoint {
-    fn carry(&self, dir: &Path, to: &Path) -> io::Result<()> {
-        self.move_to(dir, to)
-    }
-
-    fn bring_back(&self, _: &Path, dir: &Path) -> io::Result<()> {
-        self.move_to(dir, dir)
-    }
-
-    fn mounts(&self) -> bool {
-        true
     }
 }

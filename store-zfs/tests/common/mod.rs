@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use obuilder_core::ResultId;
 use store_zfs::{Options, Place, ZfsStore};
@@ -14,10 +15,15 @@ use store_zfs::{Options, Place, ZfsStore};
 /// Names a real dataset that tests may do with as they like.
 const REAL: &str = "OBUILD_TEST_ZFS";
 
+/// How long anything may take, even on a busy machine.
+pub(crate) const BOUND: Duration = Duration::from_secs(120);
+
 /// A pool for one test, which goes away with this.
 pub(crate) struct TestPool {
     pub(crate) place: Place,
     pub(crate) program: PathBuf,
+    /// Mounted for it.
+    volume: Option<PathBuf>,
     /// The stand-in's state, or nothing for real ZFS.
     _temporary: Option<tempfile::TempDir>,
 }
@@ -49,6 +55,11 @@ impl TestPool {
         listed.lines().filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect()
     }
 
+    /// How many datasets the pool's own is in.
+    pub(crate) fn depth(&self) -> usize {
+        self.place.pool.matches('/').count()
+    }
+
     pub(crate) fn is_real(&self) -> bool {
         self._temporary.is_none()
     }
@@ -56,6 +67,12 @@ impl TestPool {
 
 impl Drop for TestPool {
     fn drop(&mut self) {
+        if let Some(volume) = &self.volume {
+            let unmount = || Command::new("umount").arg(volume).status();
+            if !(0..100).any(|_| unmount().is_ok_and(|status| status.success()) || wait()) {
+                eprintln!("failed to unmount {}", volume.display());
+            }
+        }
         // The stand-in's goes with its directory.
         if self.is_real()
             && !(0..50).any(|_| self.try_zfs("destroy -R -f POOL").status.success() || wait())
@@ -66,7 +83,7 @@ impl Drop for TestPool {
 }
 
 fn wait() -> bool {
-    std::thread::sleep(std::time::Duration::from_millis(50));
+    std::thread::sleep(Duration::from_millis(50));
     false
 }
 
@@ -80,7 +97,7 @@ pub(crate) fn real() -> Option<TestPool> {
     let name = format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let pool = format!("{parent}/{name}");
     let place = Place { root: Path::new("/").join(&pool), pool };
-    let pool = TestPool { place, program: "zfs".into(), _temporary: None };
+    let pool = TestPool { place, program: "zfs".into(), volume: None, _temporary: None };
     pool.zfs("create POOL");
     Some(pool)
 }
@@ -95,21 +112,54 @@ fn program() -> PathBuf {
 
 /// A pool of the stand-in.
 pub(crate) fn stand_in() -> Option<TestPool> {
+    stand_in_in(tempfile::tempdir().unwrap(), None)
+}
+
+/// Likewise, in a temporary directory with a volume mounted at `volume`.
+fn stand_in_in(temporary: tempfile::TempDir, volume: Option<PathBuf>) -> Option<TestPool> {
     let program = program();
     if !program.exists() {
         eprintln!("SKIP: `{}` is not built; `cargo build --examples` does", program.display());
         return None;
     }
-    let temporary = tempfile::tempdir().unwrap();
-    let (state, zfs) = (temporary.path().join("state"), temporary.path().join("zfs"));
+    let dir = volume.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let (state, zfs) = (dir.join("state"), dir.join("zfs"));
     fs::create_dir(&state).unwrap();
     let text = format!("#!/bin/sh\nexec '{}' '{}' \"$@\"\n", program.display(), state.display());
     fs::write(&zfs, text).unwrap();
     fs::set_permissions(&zfs, Permissions::from_mode(0o755)).unwrap();
-    let place = Place { pool: "tank".to_owned(), root: temporary.path().join("tank") };
-    let pool = TestPool { place, program: zfs, _temporary: Some(temporary) };
+    let place = Place { pool: "tank".to_owned(), root: dir.join("tank") };
+    let pool = TestPool { place, program: zfs, volume, _temporary: Some(temporary) };
     let root = pool.place.root.to_str().unwrap().to_owned();
     pool.zfs(&format!("make tank {root}"));
+    Some(pool)
+}
+
+/// One with little room.
+pub(crate) fn small_stand_in() -> Option<TestPool> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIP: only root can mount a small volume");
+        return None;
+    }
+    let temporary = tempfile::tempdir().unwrap();
+    let (image, dir) = (temporary.path().join("image"), temporary.path().join("volume"));
+    fs::File::create(&image).unwrap().set_len(40 << 20).unwrap();
+    fs::create_dir(&dir).unwrap();
+    let run = |program: &str, words: &[&str]| {
+        Command::new(program).args(words).output().is_ok_and(|output| output.status.success())
+    };
+    let (image, at) = (image.to_str().unwrap(), dir.to_str().unwrap());
+    if !run("mkfs.ext4", &["-q", "-m", "0", image]) || !run("mount", &["-o", "loop", image, at]) {
+        eprintln!("SKIP: there is no mkfs.ext4, or the kernel mounts no file");
+        return None;
+    }
+    stand_in_in(temporary, Some(dir))
+}
+
+/// A dataset on real ZFS with little room.
+pub(crate) fn small_real() -> Option<TestPool> {
+    let pool = real()?;
+    pool.zfs("set quota=24M POOL");
     Some(pool)
 }
 
@@ -124,13 +174,35 @@ pub(crate) fn open_by_command(dir: &Path) -> ZfsStore {
 }
 
 fn open_with(dir: &Path, mount_by_command: bool) -> ZfsStore {
-    let stand_in = dir.with_file_name("zfs");
-    let (pool, program) = match stand_in.is_file() {
-        true => ("tank".to_owned(), stand_in.into_os_string()),
-        false => (dir.strip_prefix("/").unwrap().to_str().unwrap().to_owned(), "zfs".into()),
-    };
+    let (pool, program) = at(dir);
     let place = Place { pool, root: dir.to_owned() };
-    ZfsStore::open(place, &Options { program, mount_by_command, ..Options::default() }).unwrap()
+    let options = Options { program: program.into(), mount_by_command, ..Options::default() };
+    ZfsStore::open(place, &options).unwrap()
+}
+
+/// The name of the pool that is mounted at `dir`, and its program.
+fn at(dir: &Path) -> (String, PathBuf) {
+    let stand_in = dir.with_file_name("zfs");
+    match stand_in.is_file() {
+        true => ("tank".to_owned(), stand_in),
+        false => (dir.strip_prefix("/").unwrap().to_str().unwrap().to_owned(), "zfs".into()),
+    }
+}
+
+/// What is in the hands of processes or waits to be destroyed in the pool that is mounted at `dir`.
+pub(crate) fn leftovers(dir: &Path) -> Vec<String> {
+    let (pool, program) = at(dir);
+    let groups = ["result-tmp", "cache-tmp", "trash"].map(|group| format!("{pool}/{group}"));
+    let mut list = Command::new(program);
+    let output = list.args(["list", "-Hp", "-r", "-d", "1", "-o", "name"]).args(&groups).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let names = String::from_utf8(output.stdout).unwrap();
+    names
+        .lines()
+        .filter(|name| !groups.iter().any(|group| group == name))
+        .map(str::to_owned)
+        .collect()
 }
 
 pub(crate) fn id(text: &str) -> ResultId {

@@ -1,0 +1,200 @@
+//! Looks for what does not belong into a pool.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use obuilder_core::ResultId;
+use obuilder_core::error::StoreError;
+use obuilder_core::finding::Finding;
+
+use crate::layout::{Kind, SNAPSHOT, failed};
+use crate::lock::Locked;
+use crate::names;
+use crate::store::Inner;
+use crate::sweep::{entries, names_in};
+use crate::trash;
+
+/// What is in the pool, and what came of looking at it.
+struct Check<'a> {
+    store: &'a Arc<Inner>,
+    repair: bool,
+    /// Name and clones of every dataset and snapshot.
+    rows: Vec<Vec<String>>,
+    found: Vec<Finding>,
+}
+
+/// See [`obuilder_core::Store::check`]. ZFS itself proves every byte: `zpool scrub`.
+pub(crate) fn check(store: &Arc<Inner>, repair: bool) -> Result<Vec<Finding>, StoreError> {
+    let pool = &store.pool;
+    let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name,clones", pool.name()];
+    let rows = pool.zfs.table(&wanted)?;
+    let mut check = Check { store, repair, rows, found: Vec::new() };
+    for group in ["result-tmp", "cache-tmp", "trash"] {
+        check.left_by_the_dead(group)?;
+    }
+    for kind in [Kind::Result, Kind::Failed] {
+        check.kept(kind)?;
+        check.mounts(kind)?;
+    }
+    check.caches();
+    check.marks()?;
+    check.locks()?;
+    Ok(check.found)
+}
+
+impl Check<'_> {
+    fn add(
+        &mut self,
+        id: Option<&ResultId>,
+        what: String,
+        how: &str,
+        repair: impl FnOnce() -> Result<(), StoreError>,
+    ) {
+        self.found.push(Finding::new(id, what, how, self.repair.then_some(repair)));
+    }
+
+    fn names(&self, group: &str) -> Vec<String> {
+        let group = self.store.pool.dataset(group);
+        names_in(&self.rows, &group).into_iter().map(str::to_owned).collect()
+    }
+
+    fn has_snapshot(&self, path: &str) -> bool {
+        let name = format!("{}@{SNAPSHOT}", self.store.pool.dataset(path));
+        self.rows.iter().any(|row| row[0] == name)
+    }
+
+    /// Whether something stands on what is at `path`, so that ZFS does not destroy it.
+    fn has_clones(&self, path: &str) -> bool {
+        let dataset = self.store.pool.dataset(path);
+        let inside = |name: &str| {
+            name.strip_prefix(&dataset).is_some_and(|rest| rest.starts_with(['@', '/']))
+        };
+        self.rows.iter().any(|row| inside(&row[0]) && !matches!(row[1].as_str(), "" | "-"))
+    }
+
+    fn left_by_the_dead(&mut self, group: &str) -> Result<(), StoreError> {
+        let pool = &self.store.pool;
+        for name in self.names(group) {
+            let path = format!("{group}/{name}");
+            let dead = pool.is_dead(&name).map_err(|e| failed("look at", &pool.locks(), e))?;
+            if !dead || (group == "trash" && self.has_clones(&path)) {
+                continue;
+            }
+            let dataset = pool.dataset(&path);
+            let what = match group {
+                "trash" => format!("`{dataset}` was deleted, and is there"),
+                _ => format!("`{dataset}` was left by a process that was killed"),
+            };
+            self.add(None, what, "destroy it", || trash::destroy(pool, &path));
+        }
+        Ok(())
+    }
+
+    /// What is kept for an id has a snapshot and a tree.
+    fn kept(&mut self, kind: Kind) -> Result<(), StoreError> {
+        let store = self.store;
+        for name in self.names(kind.group()) {
+            let path = format!("{}/{name}", kind.group());
+            let dataset = store.pool.dataset(&path);
+            let Some(id) = ResultId::parse(&name) else {
+                let what = format!("`{dataset}` is no result: its name is no id");
+                let why = "whose it is cannot be known; destroy it by hand if it is nobody's";
+                self.found.push(Finding::lasting(None, what, why));
+                continue;
+            };
+            let throw = || {
+                store.pool.hide(&path, false)?;
+                store.throw_away(&path)
+            };
+            if !self.has_snapshot(&path) {
+                let what =
+                    format!("`{dataset}` has no snapshot `@{SNAPSHOT}`: it was never finished");
+                self.add(Some(&id), what, "destroy it", throw);
+                continue;
+            }
+            let Some(pin) = store.pin(kind, &id)? else { continue };
+            let tree = pin.dir().join("rootfs");
+            let whole = fs::symlink_metadata(tree).is_ok_and(|found| found.is_dir());
+            drop(pin);
+            if !whole {
+                self.add(Some(&id), "it has no tree".to_owned(), "destroy it", throw);
+            }
+        }
+        Ok(())
+    }
+
+    /// What nobody reads is not mounted.
+    fn mounts(&mut self, kind: Kind) -> Result<(), StoreError> {
+        let store = self.store;
+        let dir = store.pool.dir(kind.group());
+        for id in entries(&dir)?.iter().filter_map(|name| ResultId::parse(name)) {
+            let path = store.pool.pin(kind, &id);
+            let _lock = store.mounts_lock()?;
+            let alone = Locked::try_alone(&path).map_err(|e| failed("lock", &path, e))?;
+            if let Some(alone) = alone {
+                let what = "it is mounted, and nobody uses it".to_owned();
+                self.add(Some(&id), what, "unmount it", || store.hide_kept(kind, &id));
+                alone.remove().map_err(|e| failed("remove", &path, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn caches(&mut self) {
+        let pool = &self.store.pool;
+        for name in self.names("cache") {
+            let path = format!("cache/{name}");
+            let dataset = pool.dataset(&path);
+            if names::decode(&name).is_none() {
+                let what = format!("`{dataset}` is no cache: it has not the name of one");
+                let why = "whose it is cannot be known; destroy it by hand if it is nobody's";
+                self.found.push(Finding::lasting(None, what, why));
+            } else if !self.has_snapshot(&path) {
+                let what = format!("`{dataset}` has no snapshot `@{SNAPSHOT}`, as a cache has");
+                self.add(None, what, "take it", || pool.snapshot(&path, &Vec::new()));
+            }
+        }
+    }
+
+    /// Kept trees are marked, and nothing else is.
+    fn marks(&mut self) -> Result<(), StoreError> {
+        let store = self.store;
+        let dir = store.pool.locks().join("kept");
+        let is_id = |name: &String| ResultId::parse(name);
+        let marked: HashSet<_> = entries(&dir)?.iter().filter_map(is_id).collect();
+        let names = self.names(Kind::Failed.group());
+        let there: HashSet<_> = names
+            .iter()
+            .filter(|name| self.has_snapshot(&format!("{}/{name}", Kind::Failed.group())))
+            .filter_map(is_id)
+            .collect();
+        for id in there.difference(&marked) {
+            let what = "its kept tree is not marked as such".to_owned();
+            self.add(Some(id), what, "mark it", || store.mark_kept(id));
+        }
+        for id in marked.difference(&there) {
+            let remove = || remove_file(&store.pool.kept(id));
+            let what = "a kept tree is marked that is not there".to_owned();
+            self.add(Some(id), what, "remove the mark", remove);
+        }
+        Ok(())
+    }
+
+    fn locks(&mut self) -> Result<(), StoreError> {
+        let dir = self.store.pool.locks().join("alive");
+        for name in entries(&dir)? {
+            let path = dir.join(&name);
+            if !Locked::is_held(&path).map_err(|e| failed("look at", &path, e))? {
+                let what = format!("the lock `{name}` is of a process that was killed");
+                self.add(None, what, "remove it", || remove_file(&path));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove_file(path: &Path) -> Result<(), StoreError> {
+    fs::remove_file(path).map_err(|e| failed("remove", path, e))
+}
