@@ -13,14 +13,14 @@ use crate::layout::{Kind, SNAPSHOT, failed};
 use crate::lock::Locked;
 use crate::names;
 use crate::store::Inner;
-use crate::sweep::{entries, names_in};
+use crate::sweep::{entries, names_in, replaced_versions};
 use crate::trash;
 
 /// What is in the pool, and what came of looking at it.
 struct Check<'a> {
     store: &'a Arc<Inner>,
     repair: bool,
-    /// Name and clones of every dataset and snapshot.
+    /// The name of every dataset and snapshot.
     rows: Vec<Vec<String>>,
     found: Vec<Finding>,
 }
@@ -28,10 +28,11 @@ struct Check<'a> {
 /// See [`obuilder_core::Store::check`]. ZFS itself proves every byte: `zpool scrub`.
 pub(crate) fn check(store: &Arc<Inner>, repair: bool) -> Result<Vec<Finding>, StoreError> {
     let pool = &store.pool;
-    let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name,clones", pool.name()];
+    let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name", pool.name()];
     let rows = pool.zfs.table(&wanted)?;
     let mut check = Check { store, repair, rows, found: Vec::new() };
-    for group in ["result-tmp", "cache-tmp", "trash"] {
+    // What lies in the trash is on its way out, and may be for long.
+    for group in ["result-tmp", "cache-tmp"] {
         check.left_by_the_dead(group)?;
     }
     for kind in [Kind::Result, Kind::Failed] {
@@ -39,6 +40,7 @@ pub(crate) fn check(store: &Arc<Inner>, repair: bool) -> Result<Vec<Finding>, St
         check.mounts(kind)?;
     }
     check.caches();
+    check.replaced_versions()?;
     check.marks()?;
     check.locks()?;
     Ok(check.found)
@@ -65,28 +67,15 @@ impl Check<'_> {
         self.rows.iter().any(|row| row[0] == name)
     }
 
-    /// Whether something stands on what is at `path`, so that ZFS does not destroy it.
-    fn has_clones(&self, path: &str) -> bool {
-        let dataset = self.store.pool.dataset(path);
-        let inside = |name: &str| {
-            name.strip_prefix(&dataset).is_some_and(|rest| rest.starts_with(['@', '/']))
-        };
-        self.rows.iter().any(|row| inside(&row[0]) && !matches!(row[1].as_str(), "" | "-"))
-    }
-
     fn left_by_the_dead(&mut self, group: &str) -> Result<(), StoreError> {
         let pool = &self.store.pool;
         for name in self.names(group) {
             let path = format!("{group}/{name}");
             let dead = pool.is_dead(&name).map_err(|e| failed("look at", &pool.locks(), e))?;
-            if !dead || (group == "trash" && self.has_clones(&path)) {
+            if !dead {
                 continue;
             }
-            let dataset = pool.dataset(&path);
-            let what = match group {
-                "trash" => format!("`{dataset}` was deleted, and is there"),
-                _ => format!("`{dataset}` was left by a process that was killed"),
-            };
+            let what = format!("`{}` was left by a process that was killed", pool.dataset(&path));
             self.add(None, what, "destroy it", || trash::destroy(pool, &path));
         }
         Ok(())
@@ -156,6 +145,16 @@ impl Check<'_> {
                 self.add(None, what, "take it", || pool.snapshot(&path, &Vec::new()));
             }
         }
+    }
+
+    fn replaced_versions(&mut self) -> Result<(), StoreError> {
+        for name in replaced_versions(self.store, &self.rows)? {
+            let what = format!("`{name}` is of a version that was replaced");
+            let pool = &self.store.pool;
+            let destroy = || pool.zfs.act("destroy it", &["destroy", "-d", &name]);
+            self.add(None, what, "destroy it", destroy);
+        }
+        Ok(())
     }
 
     /// Kept trees are marked, and nothing else is.

@@ -10,9 +10,10 @@ use obuilder_core::contracts::Reconciled;
 use obuilder_core::error::StoreError;
 
 use crate::exchange;
-use crate::layout::{Kind, Pool, failed};
+use crate::layout::{Kind, Pool, SNAPSHOT, failed};
 use crate::lock::Locked;
 use crate::store::{Inner, kept_in};
+use crate::trash;
 
 /// See [`obuilder_core::Store::reconcile`]. One look at the pool is all it takes if there is nothing to sweep.
 pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled, StoreError> {
@@ -26,6 +27,9 @@ pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled,
         for name in names_in(&rows, &pool.dataset(group)) {
             note(&format!("{group}/{name}"), sweep_dead(store, group, name), &mut found.swept);
         }
+    }
+    for name in replaced_versions(store, &rows)? {
+        trash::drop_snapshot(pool, &name);
     }
     let there: HashSet<_> = kept_in(&rows, &pool.dataset("result")).into_keys().collect();
     for name in names_in(&rows, &pool.dataset("result")) {
@@ -52,6 +56,24 @@ pub(crate) fn names_in<'a>(rows: &'a [Vec<String>], group: &str) -> Vec<&'a str>
     rows.iter().filter_map(below).filter(|name| !name.contains(['/', '@'])).collect()
 }
 
+/// Snapshots that a cache has inherited from the version before, whose heir was killed before it could drop them.
+pub(crate) fn replaced_versions(
+    store: &Inner,
+    rows: &[Vec<String>],
+) -> Result<Vec<String>, StoreError> {
+    let (pool, caches) = (&store.pool, store.pool.dataset("cache/"));
+    let mut found = Vec::new();
+    for row in rows.iter().filter(|row| row[0].starts_with(&caches)) {
+        let Some((_, old)) = row[0].split_once('@').filter(|(_, name)| *name != SNAPSHOT) else {
+            continue;
+        };
+        if trash::is_inherited(old) && pool.is_dead(old).map_err(|e| failed("look at", &pool.locks(), e))? {
+            found.push(row[0].clone());
+        }
+    }
+    Ok(found)
+}
+
 /// What its maker has left, or could not destroy.
 fn sweep_dead(store: &Inner, group: &str, name: &str) -> Result<bool, StoreError> {
     let locks = store.pool.locks();
@@ -67,7 +89,7 @@ fn sweep_dead(store: &Inner, group: &str, name: &str) -> Result<bool, StoreError
 fn sweep_half_made(store: &Inner, name: &str) -> Result<bool, StoreError> {
     let path = format!("result/{name}");
     // Another process may have made it since we looked.
-    if store.pool.zfs.exists(&store.pool.dataset(&format!("{path}@{}", crate::layout::SNAPSHOT)))? {
+    if store.pool.zfs.exists(&store.pool.dataset(&format!("{path}@{}", SNAPSHOT)))? {
         return Ok(false);
     }
     store.pool.hide(&path, false)?;

@@ -9,6 +9,9 @@ use obuilder_core::error::StoreError;
 
 use crate::layout::Pool;
 
+/// Names of snapshots that a cache inherits from the version before begin so.
+const INHERITED: &str = "old-";
+
 /// The thread that destroys, started when there is something to destroy.
 #[derive(Debug)]
 pub(crate) struct Trash {
@@ -123,21 +126,25 @@ fn promote_clones(pool: &Pool, path: &str) -> Result<bool, StoreError> {
         let Some(heir) = clones.iter().find(|clone| clone.starts_with(&caches)) else { continue };
         // The heir has a snapshot of this name already.
         let (dataset, _) = snapshot.split_once('@').unwrap_or((&snapshot, ""));
-        let old = format!("old-{}", pool.unique());
+        let old = format!("{INHERITED}{}", pool.unique());
         let aside = format!("{dataset}@{old}");
         pool.zfs.act(&format!("rename `{snapshot}`"), &["rename", &snapshot, &aside])?;
         pool.zfs.act(&format!("promote `{heir}`"), &["promote", heir])?;
-        let inherited = format!("{heir}@{old}");
-        // At once, or when the last lease that is a clone of it has gone.
-        let destroy = ["destroy", "-d", &inherited];
-        tell(pool.zfs.act(&format!("destroy `{inherited}`"), &destroy));
+        drop_snapshot(pool, &format!("{heir}@{old}"));
         any = true;
     }
     Ok(any)
 }
 
-fn tell(done: Result<(), StoreError>) {
-    if let Err(error) = done {
+/// Has a snapshot destroyed at once, or when the last lease that is a clone of it has gone.
+pub(crate) fn drop_snapshot(pool: &Pool, snapshot: &str) {
+    let action = format!("destroy `{snapshot}`");
+    if let Err(error) = pool.zfs.act(&action, &["destroy", "-d", snapshot]) {
         tracing::warn!(error = &error as &dyn std::error::Error, "failed to delete");
     }
+}
+
+/// Whether this is the name of a snapshot that a cache has inherited.
+pub(crate) fn is_inherited(name: &str) -> bool {
+    name.starts_with(INHERITED)
 }
