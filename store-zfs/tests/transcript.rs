@@ -124,8 +124,7 @@ fn mounts(pool: &TestPool) {
         follow(
             pool,
             "no  unmount POOL/a
-             no  rename POOL/a POOL/b
-             no  destroy -r POOL/a",
+             no  rename POOL/a POOL/b",
         );
     }
     let elsewhere = root.join("elsewhere/deep");
@@ -155,7 +154,14 @@ fn mounts(pool: &TestPool) {
         assert!(!pool.try_zfs(&set).status.success(), "it is in use");
     }
     follow(pool, "ok  unmount POOL/c\n ok  destroy POOL/c");
-    follow(pool, "ok  destroy POOL/b\n ok  destroy -r POOL/a");
+    follow(pool, "ok  destroy POOL/b\n ok  mount POOL/a");
+    {
+        let _user = User::of(&elsewhere);
+        follow(pool, "no  destroy -r POOL/a");
+    }
+    let left = pool.zfs("list -Hp -r -t filesystem,snapshot -o name POOL");
+    assert_eq!(left.lines().count(), 2, "its snapshots have gone before it turned out to be busy: {left}");
+    follow(pool, "ok  destroy -r POOL/a");
 }
 
 fn listing(pool: &TestPool) {

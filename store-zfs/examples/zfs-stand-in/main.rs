@@ -161,11 +161,12 @@ fn destroy(pool: &mut Pool, line: &Line) -> Done {
     if all.iter().flat_map(|full| pool.clones(full)).any(|clone| !doomed.contains(&clone)) {
         return refuse("filesystem has dependent clones");
     }
+    // First the snapshots: they have gone even if something turns out to be busy then.
+    for full in all {
+        destroy_snapshot(pool, &full)?;
+    }
     for one in doomed.iter().rev() {
         pool.hide(one)?;
-    }
-    for full in all {
-        io(remove_tree(&pool.saved(&full)?))?;
     }
     for one in doomed {
         io(remove_tree(&pool.live(&one)?))?;

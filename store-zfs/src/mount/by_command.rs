@@ -49,9 +49,7 @@ impl Mounter for ByCommand {
             return Ok(false);
         }
         let Some(own) = is_there(dataset).map(|row| table::read(row)) else { return Ok(false) };
-        if own.mounted {
-            return Ok(true);
-        }
+        // A killed process may have mounted, or unmounted, a part of it.
         self.mount_found(zfs, &own, at)?;
         for (child, place) in CHILDREN {
             let (name, at) = (format!("{dataset}/{child}"), at.join(place));
