@@ -46,7 +46,7 @@ impl Call<'_> {
     /// The node that the caller means by `number`.
     pub(crate) fn node(&self, number: u64) -> Result<Arc<Node>> {
         let node = if number == TOP {
-            self.core.views.of(self.caller.uid, &self.core.metrics)?.top.clone()
+            self.core.views.of(self.caller, &self.core.metrics)?.top.clone()
         } else {
             let node = self.core.nodes.get(number)?;
             // A name that the kernel took from another user's view: let it look the whole path up again.

@@ -10,9 +10,11 @@
 //! tree). A user without an entry sees what was there before the mount, another directory, or nothing. A link is replaced
 //! atomically and counts from the next access on; what is open stays open.
 //!
-//! No user may be able to change a directory on the way to a tree, as its path is followed with the server's rights: a user
-//! who put a symlink there would see what lies in closed directories, or stop the server. What is inside the tree is the
-//! user's.
+//! The way to a tree is followed with the server's rights as far as nobody but root can change it. From the first directory
+//! that belongs to somebody else, or that others may write to, a tree is shown only if its user could walk there, and without
+//! symlinks: a tree in a user's home is fine, and a user who puts something else in its place sees what it could see anyway.
+//! A tree that is refused is told in the log, once for each link. Nothing may be mounted to be served in a directory that a
+//! user can rename.
 //!
 //! # How it keeps users apart
 //!
@@ -69,6 +71,7 @@ mod scoreboard;
 mod status;
 mod supervisor;
 mod view;
+mod way;
 
 #[cfg(target_os = "linux")]
 mod linux;

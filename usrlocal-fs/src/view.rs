@@ -1,9 +1,7 @@
 //! What one user sees at one mount point.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -11,11 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 
+use crate::call::Caller;
 use crate::config::{MountPoint, Otherwise};
 use crate::metrics::{Counts, Metrics};
 use crate::node::Node;
 use crate::os;
 use crate::scoreboard::{Link, Scoreboard};
+use crate::way::{Goal, Way};
 
 /// One user's tree for as long as its link stands. Every view has nodes of its own.
 #[derive(Debug)]
@@ -44,15 +44,7 @@ pub(crate) struct Seat {
     pub(crate) top: Arc<Node>,
     link: Option<Link>,
     /// Where the top directory was found; none for those without an entry.
-    found: Option<Place>,
-}
-
-/// Where a top directory lies: a tree, and the way from there, which is the user's to change.
-#[derive(Debug)]
-struct Place {
-    path: CString,
-    tree: OwnedFd,
-    below: CString,
+    found: Option<Way>,
 }
 
 /// The numbers of views.
@@ -84,10 +76,12 @@ impl Indices {
 #[derive(Debug)]
 pub(crate) struct Views {
     scoreboard: Arc<Scoreboard>,
-    subdirectory: CString,
+    subdirectory: Arc<Path>,
     /// What a tree must not lie below, lest its own server wait for itself.
-    mounts: Vec<PathBuf>,
+    mounts: Arc<[PathBuf]>,
     seats: RwLock<HashMap<u32, Arc<Seat>>>,
+    /// The links whose trees were refused, each of which is told once.
+    refused: Mutex<HashMap<u32, Link>>,
     otherwise: Option<Arc<Seat>>,
     indices: Arc<Indices>,
 }
@@ -102,9 +96,10 @@ impl Views {
     ) -> Result<Self> {
         let mut views = Self {
             scoreboard,
-            subdirectory: c_path(&point.subdirectory)?,
-            mounts,
+            subdirectory: point.subdirectory.as_path().into(),
+            mounts: mounts.into(),
             seats: RwLock::default(),
+            refused: Mutex::default(),
             otherwise: None,
             indices: Arc::default(),
         };
@@ -117,8 +112,9 @@ impl Views {
         Ok(views)
     }
 
-    /// What `uid` sees now.
-    pub(crate) fn of(&self, uid: u32, metrics: &Metrics) -> Result<Arc<Seat>> {
+    /// What `caller` sees now.
+    pub(crate) fn of(&self, caller: Caller, metrics: &Metrics) -> Result<Arc<Seat>> {
+        let uid = caller.uid;
         let Some(link) = self.scoreboard.link(uid)? else {
             self.drop_seat(uid);
             return self.otherwise.clone().ok_or(Errno::NOENT);
@@ -128,7 +124,7 @@ impl Views {
         metrics.views.add(current.is_some());
         match current {
             Some(seat) => Ok(seat),
-            None => self.take_seat(uid, link),
+            None => self.take_seat(caller, link),
         }
     }
 
@@ -165,24 +161,27 @@ impl Views {
         seats.values().cloned().chain(self.otherwise.clone()).collect()
     }
 
-    fn take_seat(&self, uid: u32, link: Link) -> Result<Arc<Seat>> {
-        let tree = self.scoreboard.tree(uid)?;
-        if self.mounts.iter().any(|mount| tree.starts_with(mount)) {
-            return Err(Errno::LOOP);
-        }
-        let place = Place {
-            path: c_path(&tree)?,
-            tree: open_directory(&tree)?,
+    fn take_seat(&self, caller: Caller, link: Link) -> Result<Arc<Seat>> {
+        let uid = caller.uid;
+        let goal = Goal {
+            tree: self.scoreboard.tree(uid)?,
             below: self.subdirectory.clone(),
+            mounts: self.mounts.clone(),
         };
-        let top = os::special::open_beneath(place.tree.as_fd(), &place.below)?;
+        let (way, top) = Way::find(goal, caller).map_err(|refused| {
+            let mut told = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.insert(uid, link) != Some(link) {
+                tracing::warn!(uid, error = %refused.error, why = refused.why, "a tree is not shown");
+            }
+            refused.error
+        })?;
         let mut seats = self.seats.write().unwrap_or_else(PoisonError::into_inner);
         // Another thread may have come first: one user has one view.
         if let Some(seat) = seats.get(&uid).filter(|seat| seat.link == Some(link) && seat.stands())
         {
             return Ok(seat.clone());
         }
-        let seat = self.seat(top, Some(uid), Some(link), Some(place))?;
+        let seat = self.seat(top, Some(uid), Some(link), Some(way))?;
         seats.insert(uid, seat.clone());
         Ok(seat)
     }
@@ -192,7 +191,7 @@ impl Views {
         top: OwnedFd,
         owner: Option<u32>,
         link: Option<Link>,
-        found: Option<Place>,
+        found: Option<Way>,
     ) -> Result<Arc<Seat>> {
         let meta = os::meta::of_fd(top.as_fd())?;
         let view = Arc::new(View {
@@ -212,35 +211,10 @@ impl Seat {
     /// Whether its directory is still the one at its path: trees are switched by renaming, too.
     fn stands(&self) -> bool {
         let view = &self.top.view;
-        self.found.as_ref().and_then(|place| place.leads_to().ok())
-            == Some((view.device, view.inode))
-    }
-}
-
-impl Place {
-    /// What lies there now. A symlink of the user's is not followed: it could lead into a mount that we serve, and
-    /// we would wait for ourselves.
-    fn leads_to(&self) -> Result<(u64, u64)> {
-        let (now, held) = (os::meta::of_path(&self.path)?, os::meta::of_fd(self.tree.as_fd())?);
-        if (now.device, now.inode) != (held.device, held.inode) {
-            return Err(Errno::STALE);
-        }
-        let meta = match self.below.as_bytes() {
-            b"" | b"." => held,
-            name if !name.contains(&b'/') => os::meta::of_entry(self.tree.as_fd(), &self.below)?,
-            _ => {
-                let top = os::special::open_beneath(self.tree.as_fd(), &self.below)?;
-                os::meta::of_fd(top.as_fd())?
-            }
-        };
-        Ok((meta.device, meta.inode))
+        self.found.as_ref().and_then(|way| way.leads_to().ok()) == Some((view.device, view.inode))
     }
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-}
-
-fn c_path(path: &Path) -> Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)
 }
