@@ -201,3 +201,24 @@ pub fn in_groups<T: Send>(user: u32, groups: &[u32], work: impl FnOnce() -> T + 
 pub fn errno<T>(result: std::io::Result<T>) -> i32 {
     result.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1))
 }
+
+/// Something mounted, until this is dropped.
+pub struct Unmount(pub PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let path = CString::new(self.0.as_os_str().as_bytes()).unwrap();
+        // SAFETY: a system call with a C string and flags.
+        unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+    }
+}
+
+/// Runs `mount(8)` for `at`; none, and says so, where that cannot be.
+pub fn mount(arguments: &[&str], at: &Path) -> Option<Unmount> {
+    let done = Command::new("mount").args(arguments).arg(at).output();
+    if !done.is_ok_and(|done| done.status.success()) {
+        eprintln!("SKIP: `mount {}` does not work here", arguments.join(" "));
+        return None;
+    }
+    Some(Unmount(at.to_owned()))
+}

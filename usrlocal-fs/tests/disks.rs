@@ -1,0 +1,81 @@
+//! Trees on disks of several kinds.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test says what went wrong by failing"
+)]
+
+mod common;
+
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use common::{ANN, Stage, as_user, can_mount, mount};
+
+#[test]
+fn a_user_cannot_fill_what_a_disk_keeps_for_root() {
+    if !can_mount() {
+        return;
+    }
+    for options in [&[][..], &["--no-passthrough"]] {
+        let mut stage = Stage::prepare();
+        let (image, tree) = (stage.at("image"), stage.at(&format!("tree-{ANN}")));
+        File::create(&image).unwrap().set_len(32 << 20).unwrap();
+        let mut make = Command::new("mkfs.ext4");
+        let made = make.args(["-q", "-O", "^has_journal", "-m", "50"]).arg(&image).output();
+        if !made.is_ok_and(|made| made.status.success()) {
+            return eprintln!("SKIP: there is no `mkfs.ext4`");
+        }
+        let Some(disk) = mount(&["-o", "loop", image.to_str().unwrap()], &tree) else { return };
+        stage.make_tree(&ANN.to_string(), ANN);
+        stage.serve(options);
+        // A process of the user's, with none of root's capabilities.
+        let mut fill = Command::new("dd");
+        let to = format!("of={}", stage.mnt("file").display());
+        fill.args(["if=/dev/zero", "bs=64k", "count=512", &to]);
+        let filled = fill.uid(ANN).gid(ANN).output().unwrap();
+        assert!(!filled.status.success(), "{options:?}: all of the disk was written");
+        let used = || fs::metadata(stage.tree(ANN, "file")).unwrap().blocks() * 512;
+        assert!((8 << 20..17 << 20).contains(&used()), "{options:?}: {} bytes", used());
+        // With the kernel at work itself, writing to memory without a place on the disk ends the program.
+        if !options.is_empty() {
+            as_user(ANN, || fill_by_memory(&stage.mnt("file"), 32 << 20));
+            assert!((8 << 20..17 << 20).contains(&used()), "{options:?}: {} bytes", used());
+        }
+        drop(stage);
+        drop(disk);
+    }
+}
+
+/// Writes a file anew through shared memory. Where the disk is full the pages are lost.
+fn fill_by_memory(path: &Path, size: usize) {
+    let file = OpenOptions::new().read(true).write(true).truncate(true).open(path).unwrap();
+    for piece in (0..size).step_by(1 << 20) {
+        file.set_len((piece + (1 << 20)) as u64).unwrap();
+        // SAFETY: a mapping of its own, of a size that the file has, unmapped before the file is closed.
+        let stored = unsafe {
+            let how = libc::PROT_READ | libc::PROT_WRITE;
+            let fd = file.as_raw_fd();
+            let at = libc::mmap(
+                std::ptr::null_mut(),
+                1 << 20,
+                how,
+                libc::MAP_SHARED,
+                fd,
+                piece as libc::off_t,
+            );
+            assert_ne!(at, libc::MAP_FAILED);
+            at.cast::<u8>().write_bytes(1, 1 << 20);
+            let stored = libc::msync(at, 1 << 20, libc::MS_SYNC);
+            libc::munmap(at, 1 << 20);
+            stored
+        };
+        if stored != 0 {
+            return;
+        }
+    }
+}
