@@ -37,9 +37,10 @@
 //! Where the kernel reads and writes open files by itself, a file with set-user-id or set-group-id that somebody has open
 //! loses them when it is opened to write, not when it is first written; given to it while root has it open, they stay.
 //!
-//! A tree on a filesystem without file handles (overlayfs), and what is mounted inside a tree, costs the server a descriptor
-//! for each file that the kernel knows; when there are no more, all users get `EMFILE`. A tree that is shown no more stays
-//! open, so that it cannot be unmounted, until its user has looked at the mount again and the kernel has forgotten the tree.
+//! Where the filesystem has no file handles (overlayfs), a file is found again by the name that it had last, in its directory: one
+//! that was renamed or replaced other than through the mount is looked up anew. Descriptors are kept of a bounded number of
+//! directories, and of one in each mount inside a tree. A tree that is shown no more stays open, so that it cannot be
+//! unmounted, until its user has looked at the mount again and the kernel has forgotten the tree.
 //!
 //! What the kernel has one of for all users shows at the first level, the names directly in the mount point:
 //!

@@ -14,6 +14,7 @@ use crate::config::{MountPoint, Otherwise};
 use crate::metrics::{Counts, Metrics};
 use crate::node::Node;
 use crate::os;
+use crate::os::handle::Anchors;
 use crate::scoreboard::{Link, Scoreboard};
 use crate::way::{Goal, Way};
 
@@ -28,6 +29,7 @@ pub(crate) struct View {
     pub(crate) inode: u64,
     /// Its top directory. Holding it open keeps its inode number from being given to another.
     pub(crate) top: OwnedFd,
+    pub(crate) anchors: Anchors,
     pub(crate) counts: Counts,
     indices: Arc<Indices>,
 }
@@ -199,6 +201,7 @@ impl Views {
             owner,
             device: meta.device,
             inode: meta.inode,
+            anchors: Anchors::new(top.as_fd()),
             top,
             counts: Counts::default(),
             indices: self.indices.clone(),

@@ -8,13 +8,14 @@
 mod common;
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::{ANN, Stage, as_user, can_mount, mount};
+use common::{ANN, BEN, Stage, as_user, can_mount, mount, overlay};
 
 #[test]
 fn a_user_cannot_fill_what_a_disk_keeps_for_root() {
@@ -46,6 +47,66 @@ fn a_user_cannot_fill_what_a_disk_keeps_for_root() {
             as_user(ANN, || fill_by_memory(&stage.mnt("file"), 32 << 20));
             assert!((8 << 20..17 << 20).contains(&used()), "{options:?}: {} bytes", used());
         }
+        drop(stage);
+        drop(disk);
+    }
+}
+
+#[test]
+fn many_files_without_handles_and_on_mounts_inside_a_tree_cost_no_descriptors() {
+    if !can_mount() {
+        return;
+    }
+    let inside = |stage: &Stage| {
+        let at = stage.tree(ANN, "sub");
+        fs::create_dir(&at).unwrap();
+        mount(&["-t", "tmpfs", "-o", "mode=777", "tmpfs"], &at)
+    };
+    for make in [&(|stage: &Stage| overlay(stage, ANN)) as &dyn Fn(&Stage) -> _, &inside] {
+        let mut stage = Stage::prepare();
+        let Some(disk) = make(&stage) else { continue };
+        for dir in 0..150 {
+            let dir = stage.tree(ANN, "sub").join(dir.to_string());
+            fs::create_dir_all(&dir).unwrap();
+            for file in 0..10 {
+                let file = dir.join(file.to_string());
+                fs::write(&file, "text").unwrap();
+                chown(&file, Some(ANN), Some(ANN)).unwrap();
+            }
+            chown(&dir, Some(ANN), Some(ANN)).unwrap();
+        }
+        chown(stage.tree(ANN, "sub"), Some(ANN), Some(ANN)).unwrap();
+        stage.serve_with_files(Some(1024), &[]);
+        let sub = stage.mnt("sub");
+        let paths = || (0..150).flat_map(|dir| (0..10).map(move |file| format!("{dir}/{file}")));
+        as_user(ANN, || {
+            for path in paths() {
+                assert_eq!(fs::metadata(sub.join(&path)).unwrap().len(), 4, "{path}");
+                assert_eq!(fs::read(sub.join(&path)).unwrap(), b"text", "{path}");
+            }
+        });
+        // Names for which nothing is looked up.
+        let named: usize = as_user(ANN, || {
+            (0..150).map(|dir| fs::read_dir(sub.join(dir.to_string())).unwrap().count()).sum()
+        });
+        assert_eq!(named, 1500);
+        let open = fs::read_dir(format!("/proc/{}/fd", stage.server().id())).unwrap().count();
+        assert!(open < 600, "{open} descriptors");
+        as_user(BEN, || fs::write(stage.mnt("file"), "text")).unwrap();
+        // What is renamed, and what lies above it, is found again; so is what has no name any more but is open.
+        as_user(ANN, || {
+            let mut open = File::open(sub.join("7/7")).unwrap();
+            fs::rename(sub.join("7"), sub.join("0/seven")).unwrap();
+            fs::rename(sub.join("0/seven/7"), sub.join("seven")).unwrap();
+            fs::set_permissions(sub.join("seven"), fs::Permissions::from_mode(0o600)).unwrap();
+            fs::write(sub.join("0/seven/8"), "another").unwrap();
+            fs::remove_file(sub.join("seven")).unwrap();
+            assert_eq!(open.metadata().unwrap().mode() & 0o777, 0o600);
+            let mut text = String::new();
+            open.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "text");
+        });
+        assert_eq!(fs::read(stage.tree(ANN, "sub/0/seven/8")).unwrap(), b"another");
         drop(stage);
         drop(disk);
     }

@@ -92,8 +92,10 @@ impl Call<'_> {
         if meta.kind() != fuser::FileType::RegularFile {
             return Err(Errno::STALE);
         }
-        let handle = || os::handle::Handle::of_fd(fd.as_fd());
-        let node = self.core.nodes.enter(&parent.view, &meta, &self.core.metrics, handle)?;
+        let view = &parent.view;
+        let handle = || os::handle::Handle::of_fd(fd.as_fd(), &meta, &view.anchors);
+        let node = self.core.nodes.enter(view, &meta, &self.core.metrics, handle)?;
+        node.found_at(&parent, &name);
         let number = node.number;
         let opening = self
             .opened(node.clone(), fd, flags, register)

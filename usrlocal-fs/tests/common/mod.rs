@@ -107,6 +107,11 @@ impl Stage {
     }
 
     pub fn serve(&mut self, options: &[&str]) {
+        self.serve_with_files(None, options);
+    }
+
+    /// Starts the server with a limit of open files.
+    pub fn serve_with_files(&mut self, limit: Option<libc::rlim_t>, options: &[&str]) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_usrlocal-fs"));
         command
             .arg("mount")
@@ -114,6 +119,17 @@ impl Stage {
             .arg(self.at("scoreboard"))
             .args(options)
             .arg(self.at("mnt"));
+        let set_limit = move || match limit {
+            Some(most) => nix::sys::resource::setrlimit(
+                nix::sys::resource::Resource::RLIMIT_NOFILE,
+                most,
+                most,
+            )
+            .map_err(Into::into),
+            None => Ok(()),
+        };
+        // SAFETY: one system call.
+        unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, set_limit) };
         let child = command.stdin(Stdio::null()).spawn().unwrap();
         self.server = Some(child);
         let mnt = self.at("mnt");
@@ -221,4 +237,18 @@ pub fn mount(arguments: &[&str], at: &Path) -> Option<Unmount> {
         return None;
     }
     Some(Unmount(at.to_owned()))
+}
+
+/// An overlay filesystem, which has no file handles, for the tree of `user`.
+pub fn overlay(stage: &Stage, user: u32) -> Option<Unmount> {
+    let parts = ["lower", "upper", "work"].map(|part| stage.at(part));
+    for part in &parts {
+        std::fs::create_dir(part).unwrap();
+    }
+    let [lower, upper, work] = parts.map(|part| part.display().to_string());
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    let tree = stage.at(&format!("tree-{user}"));
+    let mounted = mount(&["-t", "overlay", "overlay", "-o", &options], &tree)?;
+    stage.make_tree(&user.to_string(), user);
+    Some(mounted)
 }
