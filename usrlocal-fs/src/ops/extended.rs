@@ -25,7 +25,7 @@ impl Call<'_> {
     /// Reads an attribute.
     pub(crate) fn getxattr(&self, number: u64, name: &OsStr, room: u32) -> Result<Value> {
         if name == STATUS && number == crate::node::TOP && self.caller.uid == 0 {
-            return fit(status::of_mount(self.core).to_json().into_bytes(), room);
+            return fit(status::of_mount(self.core).into_attribute(), room);
         }
         let node = self.node(number)?;
         if name == ACCESS_LIST && node.is_top() && self.core.top.is_some() {
