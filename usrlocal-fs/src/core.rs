@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::io::{Errno, Result};
 
 use crate::call::{Caller, Operation};
+use crate::first::FirstNames;
 use crate::meta::Meta;
 use crate::metrics::Metrics;
 use crate::node::{Node, TOP};
@@ -23,6 +24,7 @@ use crate::view::Views;
 pub(crate) struct Core {
     pub(crate) views: Views,
     pub(crate) nodes: Nodes,
+    pub(crate) first_names: FirstNames,
     pub(crate) files: Opened<OpenFile>,
     pub(crate) directories: Opened<OpenDirectory>,
     pub(crate) metrics: Metrics,

@@ -39,8 +39,8 @@
 //!
 //! Where the filesystem has no file handles (overlayfs), a file is found again by the name that it had last, in its directory: one
 //! that was renamed or replaced other than through the mount is looked up anew. Descriptors are kept of a bounded number of
-//! directories, and of one in each mount inside a tree. A tree that is shown no more stays open, so that it cannot be
-//! unmounted, until its user has looked at the mount again and the kernel has forgotten the tree.
+//! directories, and of one in each mount inside a tree. A tree that is shown no more is let go within a second, and can be
+//! unmounted once nobody uses what is in it.
 //!
 //! What the kernel has one of for all users shows at the first level, the names directly in the mount point:
 //!
@@ -60,6 +60,7 @@ mod call;
 mod config;
 mod core;
 mod error;
+mod first;
 mod fs;
 mod meta;
 mod metrics;

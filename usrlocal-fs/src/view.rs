@@ -85,6 +85,8 @@ pub(crate) struct Views {
     /// The links whose trees were refused, each of which is told once.
     refused: Mutex<HashMap<u32, Link>>,
     otherwise: Option<Arc<Seat>>,
+    /// Views that are shown no more and whose names the kernel may still have.
+    gone: Mutex<Vec<u16>>,
     indices: Arc<Indices>,
 }
 
@@ -103,6 +105,7 @@ impl Views {
             seats: RwLock::default(),
             refused: Mutex::default(),
             otherwise: None,
+            gone: Mutex::default(),
             indices: Arc::default(),
         };
         let top = match &point.otherwise {
@@ -134,8 +137,33 @@ impl Views {
     pub(crate) fn drop_seat(&self, uid: u32) {
         let known = self.seats.read().unwrap_or_else(PoisonError::into_inner).contains_key(&uid);
         if known {
-            self.seats.write().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+            let seat = self.seats.write().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+            self.is_gone(seat);
         }
+    }
+
+    /// Drops the views of users whose links are gone or others by now.
+    pub(crate) fn drop_changed(&self) {
+        for uid in self.owners() {
+            // Looked at with the seats in hand, so that nobody takes a seat by a newer link meanwhile.
+            let mut seats = self.seats.write().unwrap_or_else(PoisonError::into_inner);
+            let Some(seat) = seats.get(&uid) else { continue };
+            if self.scoreboard.link(uid).is_ok_and(|link| link != seat.link) {
+                let seat = seats.remove(&uid);
+                drop(seats);
+                self.is_gone(seat);
+            }
+        }
+    }
+
+    /// The views that were dropped since this was last asked.
+    pub(crate) fn take_gone(&self) -> Vec<u16> {
+        std::mem::take(&mut self.gone.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_gone(&self, seat: Option<Arc<Seat>>) {
+        let index = seat.map(|seat| seat.top.view.index);
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(index);
     }
 
     /// The users that have a view now.
@@ -184,7 +212,9 @@ impl Views {
             return Ok(seat.clone());
         }
         let seat = self.seat(top, Some(uid), Some(link), Some(way))?;
-        seats.insert(uid, seat.clone());
+        let before = seats.insert(uid, seat.clone());
+        drop(seats);
+        self.is_gone(before);
         Ok(seat)
     }
 

@@ -15,7 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::{ANN, BEN, Stage, as_user, can_mount, mount, overlay};
+use common::{ANN, BEN, Stage, as_user, can_mount, mount, overlay, wait_for};
 
 #[test]
 fn a_user_cannot_fill_what_a_disk_keeps_for_root() {
@@ -110,6 +110,41 @@ fn many_files_without_handles_and_on_mounts_inside_a_tree_cost_no_descriptors() 
         drop(stage);
         drop(disk);
     }
+}
+
+#[test]
+fn a_tree_that_is_shown_no_more_can_be_unmounted() {
+    if !can_mount() {
+        return;
+    }
+    let mut stage = Stage::prepare();
+    let tree = stage.at(&format!("tree-{ANN}"));
+    let Some(disk) = mount(&["-t", "tmpfs", "tmpfs"], &tree) else { return };
+    stage.make_tree(&ANN.to_string(), ANN);
+    stage.serve(&[]);
+    let link = stage.at(&format!("scoreboard/{ANN}"));
+    for changed in [false, true] {
+        as_user(ANN, || fs::create_dir_all(stage.mnt("a/b"))).unwrap();
+        as_user(ANN, || fs::write(stage.mnt("a/b/c"), "text")).unwrap();
+        as_user(ANN, || fs::write(stage.mnt("d"), "text")).unwrap();
+        if changed {
+            stage.make_tree("next", ANN);
+            stage.link(ANN, "next");
+        } else {
+            fs::remove_file(&link).unwrap();
+        }
+        // Nobody looks at the mount; a filesystem that nobody holds is the only one that unmounts.
+        wait_for("the tree to be let go", || {
+            Command::new("umount").arg(&tree).output().unwrap().status.success()
+        });
+        if !changed {
+            mount(&["-t", "tmpfs", "tmpfs"], &tree).map(std::mem::forget).unwrap();
+            stage.make_tree(&ANN.to_string(), ANN);
+            stage.link(ANN, &ANN.to_string());
+        }
+    }
+    drop(stage);
+    drop(disk);
 }
 
 /// Writes a file anew through shared memory. Where the disk is full the pages are lost.

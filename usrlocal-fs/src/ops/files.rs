@@ -96,6 +96,9 @@ impl Call<'_> {
         let handle = || os::handle::Handle::of_fd(fd.as_fd(), &meta, &view.anchors);
         let node = self.core.nodes.enter(view, &meta, &self.core.metrics, handle)?;
         node.found_at(&parent, &name);
+        if parent.is_top() {
+            self.core.first_names.told(&name, view.index);
+        }
         let number = node.number;
         let opening = self
             .opened(node.clone(), fd, flags, register)

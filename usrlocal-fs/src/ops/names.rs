@@ -153,6 +153,9 @@ impl Call<'_> {
             if same { Ok(handle) } else { Err(Errno::STALE) }
         })?;
         node.found_at(parent, name);
+        if parent.is_top() {
+            self.core.first_names.told(name, view.index);
+        }
         Ok(node)
     }
 
