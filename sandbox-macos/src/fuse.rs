@@ -147,11 +147,7 @@ fn leave_session() -> io::Result<()> {
     }
 }
 
-fn wait_until_served(
-    mut server: Child,
-    mounts: &[(PathBuf, PathBuf)],
-    log: &Path,
-) -> Result<()> {
+fn wait_until_served(mut server: Child, mounts: &[(PathBuf, PathBuf)], log: &Path) -> Result<()> {
     let begun = Instant::now();
     while !mounts.iter().all(|(at, _)| is_served(at)) {
         let ended = server.try_wait().map_err(Error::io("wait for the filesystem"))?;
