@@ -67,7 +67,9 @@ pub(crate) fn replaced_versions(
         let Some((_, old)) = row[0].split_once('@').filter(|(_, name)| *name != SNAPSHOT) else {
             continue;
         };
-        if trash::is_inherited(old) && pool.is_dead(old).map_err(|e| failed("look at", &pool.locks(), e))? {
+        if trash::is_inherited(old)
+            && pool.is_dead(old).map_err(|e| failed("look at", &pool.locks(), e))?
+        {
             found.push(row[0].clone());
         }
     }

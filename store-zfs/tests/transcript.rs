@@ -160,7 +160,11 @@ fn mounts(pool: &TestPool) {
         follow(pool, "no  destroy -r POOL/a");
     }
     let left = pool.zfs("list -Hp -r -t filesystem,snapshot -o name POOL");
-    assert_eq!(left.lines().count(), 2, "its snapshots have gone before it turned out to be busy: {left}");
+    assert_eq!(
+        left.lines().count(),
+        2,
+        "its snapshots have gone before it turned out to be busy: {left}"
+    );
     follow(pool, "ok  destroy -r POOL/a");
 }
 
