@@ -15,6 +15,7 @@ use crate::cancel::Cancel;
 pub use crate::carry::{Carrier, Carry};
 use crate::error::{FetchError, SandboxError, StoreError};
 use crate::finding::Finding;
+pub use crate::finding::Reconciled;
 use crate::id::ResultId;
 use crate::log::BuildLog;
 use crate::spec::User;
@@ -194,17 +195,6 @@ pub struct Usage {
     pub free: u64,
     /// Inodes still free; `u64::MAX` where the filesystem has no limit.
     pub free_inodes: u64,
-}
-
-/// What [`Store::reconcile`] found.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Reconciled {
-    /// In the store, unknown to the index.
-    pub unknown: Vec<ResultId>,
-    /// In the index, missing from the store.
-    pub missing: Vec<ResultId>,
-    /// What was swept away, for the log.
-    pub swept: Vec<String>,
 }
 
 // -------------------------------------------------------------------------------------------------- Sandbox

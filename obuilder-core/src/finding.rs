@@ -1,4 +1,4 @@
-//! What a check of a store finds.
+//! What a look at a store finds.
 
 use crate::id::ResultId;
 
@@ -46,4 +46,15 @@ impl Finding {
     pub fn lasting(id: Option<&ResultId>, what: impl Into<String>, why: impl Into<String>) -> Self {
         Self { id: id.cloned(), what: what.into(), repair: Repair::Failed(why.into()) }
     }
+}
+
+/// What [`crate::Store::reconcile`] found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reconciled {
+    /// In the store, unknown to the index.
+    pub unknown: Vec<ResultId>,
+    /// In the index, missing from the store.
+    pub missing: Vec<ResultId>,
+    /// What was swept away, for the log.
+    pub swept: Vec<String>,
 }
