@@ -180,7 +180,7 @@ fn listing(pool: &TestPool) {
         ("list -Hp -o name,origin POOL/a POOL/b", 1, "POOL/a\t-\n"),
         ("list -Hp -o bogus POOL/a", 2, ""),
         ("list -Hp -r -d 1 -t filesystem -o name POOL", 0, "POOL\nPOOL/a\n"),
-        ("list -Hp -r -t snapshot -o name,clones POOL", 0, "POOL/a@snap\t\n"),
+        ("list -Hp -r -t snapshot -o name,clones POOL", 0, "POOL/a@snap\t-\n"),
         ("list -Hp -r -t filesystem,snapshot -o name POOL", 0, "POOL\nPOOL/a\nPOOL/a@snap\n"),
     ] {
         assert_eq!(listed(line), (status, expected.to_owned()), "{line}");

@@ -321,6 +321,7 @@ fn row(pool: &Pool, name: &str, line: &Line) -> Done<String> {
         }
         ("mountpoint", Some(_), _) => Ok(pool.mountpoint(name)),
         ("origin", Some(found), _) => Ok(found.origin.clone().unwrap_or_else(dash)),
+        ("clones", _, Some(_)) if pool.clones(name).is_empty() => Ok(dash()),
         ("clones", _, Some(_)) => Ok(pool.clones(name).join(",")),
         ("guid", _, Some(found)) => Ok(found.number.to_string()),
         ("defer_destroy", _, Some(found)) => {
