@@ -1,0 +1,30 @@
+//! OCI images: brought from layouts, archives and registries as base images.
+//!
+//! [`OciFetcher`] is where to start. An image is unpacked without trust in whoever made it: see [`Options`] for what is
+//! bounded. Nothing here runs a container, and nothing reads the environment.
+
+mod error;
+
+mod digest;
+mod manifest;
+mod name;
+mod platform;
+
+mod layer;
+mod tar_stream;
+mod tree;
+mod unpack;
+
+mod files;
+mod image;
+
+mod fetcher;
+
+pub use digest::Digest;
+pub use error::Error;
+pub use fetcher::{OciFetcher, Settings};
+pub use image::Image;
+pub use manifest::{Config, Descriptor, History, Manifest, RootFs, RunConfig};
+pub use name::{ImageName, Reference, Target};
+pub use platform::Platform;
+pub use unpack::{Options, Unpacked};
