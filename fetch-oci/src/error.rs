@@ -85,6 +85,36 @@ pub enum Error {
         /// Which one.
         digest: Digest,
     },
+    /// A registry that cannot be spoken to.
+    #[error("the registry {host} cannot be reached")]
+    Unreachable {
+        /// Its name.
+        host: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A registry that refuses.
+    #[error("the registry {host} does not let us {action}")]
+    Denied {
+        /// Its name.
+        host: String,
+        /// What was asked.
+        action: String,
+    },
+    /// A registry that answers something else than it should.
+    #[error("the registry {host} answered {answer} when asked to {action}")]
+    Answer {
+        /// Its name.
+        host: String,
+        /// Its answer, in short.
+        answer: String,
+        /// What was asked.
+        action: String,
+    },
+    /// An image that is not here, and was not to be asked for.
+    #[error("the image `{0}` is not here, and registries are not to be asked")]
+    NotHere(String),
     /// The token was cancelled.
     #[error("it was cancelled")]
     Cancelled,

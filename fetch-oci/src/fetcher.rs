@@ -4,49 +4,80 @@ use std::error::Error as StdError;
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bstr::{BStr, BString, ByteSlice};
 use obuilder_core::contracts::{self, Fetcher, Fingerprint};
 use obuilder_core::error::FetchError;
 use obuilder_core::{BuildLog, Cancel};
 
+use crate::cache::Cache;
+use crate::digest::Checked;
 use crate::error::{At, Error, Result};
-use crate::image::{FileImage, Image, Layers};
-use crate::name::ImageName;
+use crate::image::{FileImage, Image, Layer, LayerAt, Layers};
+use crate::name::{ImageName, Reference};
 use crate::platform::Platform;
+use crate::registry::{Access, Pull, Pulled, Source};
 use crate::unpack::{Options, Unpacked};
 
 /// How many of the files that were left out are named in the log.
 const MOST_NAMED: usize = 20;
 
 /// How images are brought.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Which image of an index; `None` for this machine's, or Linux on its processor.
     pub platform: Option<Platform>,
     /// How they are unpacked.
     pub unpack: Options,
+    /// How registries are reached.
+    pub access: Access,
+    /// When they are asked.
+    pub pull: Pull,
+    /// Where layers are kept.
+    pub cache: Cache,
+}
+
+impl Settings {
+    /// The usual ones, with a cache in this directory.
+    pub fn new(cache: impl Into<PathBuf>) -> Self {
+        Self {
+            platform: None,
+            unpack: Options::default(),
+            access: Access::default(),
+            pull: Pull::default(),
+            cache: Cache::new(cache),
+        }
+    }
 }
 
 /// Brings images from layouts, archives and registries.
 #[derive(Debug, Clone)]
 pub struct OciFetcher {
     settings: Settings,
+    source: Source,
 }
 
 impl OciFetcher {
     /// With these settings.
     pub fn new(settings: Settings) -> Self {
-        Self { settings }
+        let platforms = settings.platform.clone().map_or_else(Platform::usual, |one| vec![one]);
+        let (access, cache) = (settings.access.clone(), settings.cache.clone());
+        let source = Source { access, cache, pull: settings.pull, platforms };
+        Self { settings, source }
     }
 
-    fn platforms(&self) -> Vec<Platform> {
-        self.settings.platform.clone().map_or_else(Platform::usual, |one| vec![one])
+    /// What `name` means, in words.
+    pub fn origin(name: &ImageName) -> String {
+        match name {
+            ImageName::Layout { path, .. } => format!("the OCI layout `{}`", path.display()),
+            ImageName::DockerArchive { path, .. } => format!("the archive `{}`", path.display()),
+            ImageName::Registry(reference) => format!("the registry image {reference}"),
+        }
     }
 
     fn file(&self, name: &ImageName) -> Result<FileImage> {
-        FileImage::open(name, &self.platforms(), &self.settings.unpack)
+        FileImage::open(name, &self.source.platforms, &self.settings.unpack)
     }
 
     fn name(base: &BStr) -> Result<ImageName> {
@@ -59,12 +90,34 @@ impl OciFetcher {
 
     fn fingerprint_of(&self, base: &BStr, last: Option<&Fingerprint>) -> Result<Fingerprint> {
         let name = Self::name(base)?;
-        let stamp = self.stamp(&name)?;
-        if let Some(last) = last.filter(|last| last.stamp == stamp) {
-            return Ok(last.clone());
-        }
-        let digest = self.file(&name)?.image.digest.to_string();
-        Ok(Fingerprint { stamp, digest })
+        let (stamp, digest) = match &name {
+            ImageName::Registry(reference) => {
+                let ours = |last: &&Fingerprint| {
+                    let words = (last.stamp.split_once(' '), last.stamp.split(' ').nth(1));
+                    matches!(words, (Some(("registry", _)), Some(_)))
+                        && last.stamp.ends_with(&self.source.wanted())
+                };
+                // Nobody is asked for what is here.
+                if let Some(last) = last.filter(ours).filter(|_| self.settings.pull != Pull::Always)
+                {
+                    return Ok(last.clone());
+                }
+                let pulled = self.source.resolve(reference, &Cancel::new())?;
+                (self.registry_stamp(&pulled), pulled.image.digest)
+            }
+            file => {
+                let stamp = self.stamp(file)?;
+                if let Some(last) = last.filter(|last| last.stamp == stamp) {
+                    return Ok(last.clone());
+                }
+                (stamp, self.file(file)?.image.digest)
+            }
+        };
+        Ok(Fingerprint { stamp, digest: digest.to_string() })
+    }
+
+    fn registry_stamp(&self, pulled: &Pulled) -> String {
+        format!("registry {} {}", pulled.top, self.source.wanted())
     }
 
     /// Changes whenever the file or layout may have changed.
@@ -83,37 +136,20 @@ impl OciFetcher {
             _ => Error::path("read", &path, error),
         })?;
         let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
-        let wanted = self.platforms().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        Ok(format!("file {} {} {times:?} {wanted}", meta.ino(), meta.len()))
+        Ok(format!("file {} {} {times:?} {}", meta.ino(), meta.len(), self.source.wanted()))
     }
 
-    fn unpack(
-        &self,
-        image: &Image,
-        source: &dyn Layers,
-        rootfs: &Path,
-        log: &BuildLog,
-        cancel: &Cancel,
-    ) -> Result<()> {
-        // What an earlier try left.
+    /// Empties `rootfs`, for an earlier try may have left something there.
+    fn prepare(rootfs: &Path) -> Result<()> {
         tree_copy::remove_tree(rootfs).map_err(|error| Error::Io {
             action: format!("empty `{}`", rootfs.display()),
             source: std::io::Error::other(error),
         })?;
         let create = || {
-            fs::create_dir(rootfs)
-                .and_then(|()| fs::set_permissions(rootfs, Permissions::from_mode(0o755)))
+            fs::create_dir(rootfs)?;
+            fs::set_permissions(rootfs, Permissions::from_mode(0o755))
         };
-        create().at("create", rootfs)?;
-        let count = image.layers.len();
-        let options = &self.settings.unpack;
-        let done = image.unpack(source, rootfs, options, cancel, &mut |number, layer| {
-            say(
-                log,
-                &format!("Unpacking layer {} of {count} ({})", number + 1, layer.digest().short()),
-            )
-        })?;
-        tell(&done, log)
+        create().at("create", rootfs)
     }
 
     fn bring(
@@ -124,14 +160,97 @@ impl OciFetcher {
         cancel: &Cancel,
     ) -> Result<contracts::Image> {
         let name = Self::name(base)?;
-        let stamp = self.stamp(&name)?;
-        let file = self.file(&name)?;
-        say(log, &format!("Importing image {} from {}", file.image.digest.short(), file.place()))?;
-        self.unpack(&file.image, &file, rootfs, log, cancel)?;
-        let env = file.image.config.env();
-        let fingerprint = Fingerprint { stamp, digest: file.image.digest.to_string() };
-        Ok(contracts::Image { env, fingerprint })
+        Self::prepare(rootfs)?;
+        match &name {
+            ImageName::Registry(reference) => self.bring_pulled(reference, rootfs, log, cancel),
+            file => self.bring_file(file, rootfs, log, cancel),
+        }
     }
+
+    fn bring_file(
+        &self,
+        name: &ImageName,
+        rootfs: &Path,
+        log: &BuildLog,
+        cancel: &Cancel,
+    ) -> Result<contracts::Image> {
+        let stamp = self.stamp(name)?;
+        let file = self.file(name)?;
+        say(log, &format!("Importing image {} from {}", file.image.digest.short(), file.place()))?;
+        let (count, options) = (file.image.layers.len(), &self.settings.unpack);
+        let done = file.image.unpack(&file, rootfs, options, cancel, &mut |number, layer| {
+            unpacking(log, number, count, layer)
+        })?;
+        tell(&done, log)?;
+        Ok(brought(&file.image, stamp))
+    }
+
+    fn bring_pulled(
+        &self,
+        reference: &Reference,
+        rootfs: &Path,
+        log: &BuildLog,
+        cancel: &Cancel,
+    ) -> Result<contracts::Image> {
+        let pulled = self.source.resolve(reference, cancel)?;
+        let image = &pulled.image;
+        say(log, &format!("Pulling {reference}: image {}", image.digest.short()))?;
+        let incoming = self.source.layers(reference, image, cancel)?;
+        let (total, count) = (megabytes(incoming.total()), image.layers.len());
+        if incoming.total() > 0 {
+            say(log, &format!("{total} of {count} layers have to come"))?;
+        }
+        let options = &self.settings.unpack;
+        let unpacked = image.unpack(&incoming, rootfs, options, cancel, &mut |number, layer| {
+            incoming.wait_for(&layer.at, &mut |received| {
+                say(log, &format!("Received {} of {total}", megabytes(received)))
+            })?;
+            unpacking(log, number, count, layer)
+        });
+        if let Err(Error::Damaged { .. }) = &unpacked {
+            self.forget_damaged(image)?;
+        }
+        tell(&unpacked?, log)?;
+        Ok(brought(image, self.registry_stamp(&pulled)))
+    }
+
+    /// Removes the layers that have been damaged since they came, so that the next try brings them again.
+    fn forget_damaged(&self, image: &Image) -> Result<()> {
+        for layer in &image.layers {
+            let LayerAt::Blob(blob) = &layer.at else { continue };
+            let Some(file) = self.settings.cache.open(&blob.digest, blob.size)? else { continue };
+            let mut checked = Checked::new(file, &blob.digest, blob.size);
+            if std::io::copy(&mut checked, &mut std::io::sink()).is_err() {
+                self.settings.cache.forget(&blob.digest)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn env(&self, base: &BStr) -> Result<Vec<(BString, BString)>> {
+        match Self::name(base)? {
+            ImageName::Registry(reference) => {
+                let pulled = self.source.resolve(&reference, &Cancel::new())?;
+                Ok(pulled.image.config.env())
+            }
+            file => Ok(self.file(&file)?.image.config.env()),
+        }
+    }
+}
+
+fn brought(image: &Image, stamp: String) -> contracts::Image {
+    let fingerprint = Fingerprint { stamp, digest: image.digest.to_string() };
+    contracts::Image { env: image.config.env(), fingerprint }
+}
+
+fn unpacking(log: &BuildLog, number: usize, count: usize, layer: &Layer) -> Result<()> {
+    let digest = layer.digest().short();
+    say(log, &format!("Unpacking layer {} of {count} ({digest})", number + 1))
+}
+
+fn megabytes(bytes: u64) -> String {
+    let tenths = bytes / 100_000;
+    format!("{}.{} MB", tenths / 10, tenths % 10)
 }
 
 impl Fetcher for OciFetcher {
@@ -144,8 +263,7 @@ impl Fetcher for OciFetcher {
     }
 
     fn environment(&self, base: &BStr) -> std::result::Result<Vec<(BString, BString)>, FetchError> {
-        let name = Self::name(base).and_then(|name| self.file(&name));
-        name.map(|file| file.image.config.env()).map_err(|error| failed(base, error))
+        self.env(base).map_err(|error| failed(base, error))
     }
 
     fn fetch(

@@ -18,8 +18,12 @@ mod unpack;
 mod files;
 mod image;
 
+mod cache;
+mod registry;
+
 mod fetcher;
 
+pub use cache::Cache;
 pub use digest::Digest;
 pub use error::Error;
 pub use fetcher::{OciFetcher, Settings};
@@ -27,4 +31,5 @@ pub use image::Image;
 pub use manifest::{Config, Descriptor, History, Manifest, RootFs, RunConfig};
 pub use name::{ImageName, Reference, Target};
 pub use platform::Platform;
+pub use registry::{Access, Pull};
 pub use unpack::{Options, Unpacked};

@@ -168,7 +168,7 @@ impl<R: BufRead> TarStream<R> {
             _ => u32::from(*byte),
         });
         let sum: u32 = sum.sum();
-        if header.cksum()? != sum {
+        if header.cksum().map_err(|_| bad("a header of the archive is damaged"))? != sum {
             return Err(bad("a header of the archive is damaged"));
         }
         Ok(Some(header))

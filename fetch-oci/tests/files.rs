@@ -100,13 +100,13 @@ fn images_are_chosen_by_tag_and_platform() {
         layout.image("a", "linux/amd64", &one("amd64")).image("a", "linux/s390x", &one("s390x"));
     for platform in ["linux/amd64", "linux/s390x"] {
         let platform = Platform::parse(platform).unwrap();
-        let settings = Settings { platform: Some(platform.clone()), ..Settings::default() };
-        let world = World::with(settings);
+        let chosen = platform.clone();
+        let world = World::with(|settings| settings.platform = Some(chosen));
         world.fetch_ok(&layout.name());
         assert_eq!(world.read("which"), platform.architecture);
     }
     let platform = Some(Platform::parse("windows/amd64").unwrap());
-    let other = World::with(Settings { platform, ..Settings::default() });
+    let other = World::with(|settings| settings.platform = platform);
     let error = other.fetch_error(&layout.name());
     assert!(error.ends_with("not for windows/amd64, only for linux/amd64, linux/s390x"), "{error}");
     let layout = layout.image("b", "linux/amd64", &one("b"));
@@ -173,7 +173,7 @@ fn damaged_truncated_and_missing_parts_are_named() {
 #[test]
 fn documents_that_make_no_sense_are_refused() {
     let world = World::new();
-    let fetcher = OciFetcher::new(Settings::default());
+    let fetcher = OciFetcher::new(Settings::new("/nowhere"));
     let error = |name: &str| chain(&fetcher.fingerprint(BStr::new(name), None).unwrap_err());
     let layout = world.layout("layout");
     let index = layout.path.join("index.json");

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::print_stderr)]
 
+pub mod registry;
+pub mod server;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -186,16 +189,20 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
-        Self::with(Settings::default())
+        Self::with(|_| {})
     }
 
-    pub fn with(settings: Settings) -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), fetcher: OciFetcher::new(settings) }
+    pub fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = Settings::new(dir.path().join("cache"));
+        settings.access.first_wait = std::time::Duration::from_millis(1);
+        change(&mut settings);
+        Self { dir, fetcher: OciFetcher::new(settings) }
     }
 
     pub fn limited(most_bytes: u64, most_entries: u64) -> Self {
         let unpack = Options { most_bytes, most_entries, ..Options::default() };
-        Self::with(Settings { unpack, ..Settings::default() })
+        Self::with(|settings| settings.unpack = unpack)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
