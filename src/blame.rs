@@ -38,6 +38,9 @@ fn known_bases(error: &BuildError) -> Option<String> {
         _ => return None,
     };
     let FetchError::Unknown { known, .. } = fetch else { return None };
+    if known.is_empty() {
+        return None;
+    }
     let known: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
     Some(format!("the base images are {}; --images DIR looks elsewhere", known.join(", ")))
 }

@@ -8,10 +8,12 @@ use obuilder_core::interpreter::Builder;
 use obuilder_core::{Fetcher, Sandbox, Store};
 
 use fetch_dir::DirFetcher;
+use fetch_oci::{Cache, OciFetcher};
 use sandbox_macos::{BuildUserSandbox, Config, Fuse};
 use store_rsync::{RsyncStore, WarmTrees};
 
 use crate::error::CommandError;
+use crate::images::Images;
 use crate::output;
 use crate::settings::Settings;
 
@@ -74,8 +76,20 @@ pub(crate) fn builder(settings: &Settings, secret: Vec<PathBuf>) -> Result<Build
     let cache = cache(settings)?;
     let sandbox = build_user_sandbox(settings, secret)?;
     sandbox.recover()?;
-    let fetcher: Arc<dyn Fetcher> = Arc::new(DirFetcher::new(settings.image_dirs()));
+    let fetcher = fetcher(settings)?;
     Ok(Builder { cache, sandbox: Arc::new(sandbox), fetcher })
+}
+
+/// What brings base images.
+pub(crate) fn fetcher(settings: &Settings) -> Result<Arc<dyn Fetcher>, CommandError> {
+    let dirs = DirFetcher::new(settings.image_dirs());
+    let oci = OciFetcher::new(settings.oci()?);
+    Ok(Arc::new(Images { dirs, oci, docker: settings.docker()? }))
+}
+
+/// The layers of images from registries.
+pub(crate) fn layers(settings: &Settings) -> Cache {
+    Cache::new(settings.layers())
 }
 
 /// Says where the store is and how trees get into it.

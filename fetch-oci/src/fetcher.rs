@@ -67,15 +67,6 @@ impl OciFetcher {
         Self { settings, source }
     }
 
-    /// What `name` means, in words.
-    pub fn origin(name: &ImageName) -> String {
-        match name {
-            ImageName::Layout { path, .. } => format!("the OCI layout `{}`", path.display()),
-            ImageName::DockerArchive { path, .. } => format!("the archive `{}`", path.display()),
-            ImageName::Registry(reference) => format!("the registry image {reference}"),
-        }
-    }
-
     fn file(&self, name: &ImageName) -> Result<FileImage> {
         FileImage::open(name, &self.source.platforms, &self.settings.unpack)
     }
@@ -139,19 +130,6 @@ impl OciFetcher {
         Ok(format!("file {} {} {times:?} {}", meta.ino(), meta.len(), self.source.wanted()))
     }
 
-    /// Empties `rootfs`, for an earlier try may have left something there.
-    fn prepare(rootfs: &Path) -> Result<()> {
-        tree_copy::remove_tree(rootfs).map_err(|error| Error::Io {
-            action: format!("empty `{}`", rootfs.display()),
-            source: std::io::Error::other(error),
-        })?;
-        let create = || {
-            fs::create_dir(rootfs)?;
-            fs::set_permissions(rootfs, Permissions::from_mode(0o755))
-        };
-        create().at("create", rootfs)
-    }
-
     fn bring(
         &self,
         base: &BStr,
@@ -160,7 +138,7 @@ impl OciFetcher {
         cancel: &Cancel,
     ) -> Result<contracts::Image> {
         let name = Self::name(base)?;
-        Self::prepare(rootfs)?;
+        prepare(rootfs)?;
         match &name {
             ImageName::Registry(reference) => self.bring_pulled(reference, rootfs, log, cancel),
             file => self.bring_file(file, rootfs, log, cancel),
@@ -238,6 +216,19 @@ impl OciFetcher {
     }
 }
 
+/// Empties `rootfs`, for an earlier try may have left something there.
+pub(crate) fn prepare(rootfs: &Path) -> Result<()> {
+    tree_copy::remove_tree(rootfs).map_err(|error| Error::Io {
+        action: format!("empty `{}`", rootfs.display()),
+        source: std::io::Error::other(error),
+    })?;
+    let create = || {
+        fs::create_dir(rootfs)?;
+        fs::set_permissions(rootfs, Permissions::from_mode(0o755))
+    };
+    create().at("create", rootfs)
+}
+
 fn brought(image: &Image, stamp: String) -> contracts::Image {
     let fingerprint = Fingerprint { stamp, digest: image.digest.to_string() };
     contracts::Image { env: image.config.env(), fingerprint }
@@ -275,10 +266,18 @@ impl Fetcher for OciFetcher {
     ) -> std::result::Result<contracts::Image, FetchError> {
         self.bring(base, rootfs, log, cancel).map_err(|error| failed(base, error))
     }
+
+    fn origin(&self, base: &BStr) -> Option<String> {
+        Some(match Self::name(base).ok()? {
+            ImageName::Layout { path, .. } => format!("the OCI layout `{}`", path.display()),
+            ImageName::DockerArchive { path, .. } => format!("the archive `{}`", path.display()),
+            ImageName::Registry(reference) => format!("the registry image {reference}"),
+        })
+    }
 }
 
 /// Says what could not be kept.
-fn tell(done: &Unpacked, log: &BuildLog) -> Result<()> {
+pub(crate) fn tell(done: &Unpacked, log: &BuildLog) -> Result<()> {
     for path in done.left_out.iter().take(MOST_NAMED) {
         say(log, &format!("Left out `{}`: it is a device or a FIFO", path.display()))?;
     }
@@ -291,18 +290,25 @@ fn tell(done: &Unpacked, log: &BuildLog) -> Result<()> {
     Ok(())
 }
 
-fn say(log: &BuildLog, line: &str) -> Result<()> {
+pub(crate) fn say(log: &BuildLog, line: &str) -> Result<()> {
     log.write(format!("{line}\n").as_bytes())
         .map_err(|e| Error::Io { action: "write the log".to_owned(), source: e })
 }
 
-fn failed(base: &BStr, error: Error) -> FetchError {
+pub(crate) fn failed(base: &BStr, error: Error) -> FetchError {
     match error {
         Error::Cancelled => FetchError::Cancelled(base.to_owned()),
         Error::Missing { image, place } => FetchError::Unknown {
             name: base.to_owned(),
             known: Vec::new(),
             hint: format!("there is no image `{image}` in {place}"),
+        },
+        Error::NotHere(image) => FetchError::Unknown {
+            name: base.to_owned(),
+            known: Vec::new(),
+            hint: format!(
+                "`{image}` is not here, and registries are not to be asked; --pull missing asks them"
+            ),
         },
         error => {
             let source: Box<dyn StdError + Send + Sync> = Box::new(error);

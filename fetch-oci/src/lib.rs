@@ -21,10 +21,12 @@ mod image;
 mod cache;
 mod registry;
 
+mod docker;
 mod fetcher;
 
 pub use cache::Cache;
 pub use digest::Digest;
+pub use docker::DockerFetcher;
 pub use error::Error;
 pub use fetcher::{OciFetcher, Settings};
 pub use image::Image;

@@ -279,6 +279,11 @@ pub trait Fetcher: Send + Sync {
         log: &BuildLog,
         cancel: &Cancel,
     ) -> Result<Image, FetchError>;
+
+    /// Where `base` would come from, in words for people, without asking anybody; `None` where there is nothing to say.
+    fn origin(&self, _base: &BStr) -> Option<String> {
+        None
+    }
 }
 
 /// What an image is, so that a change behind its name is seen.

@@ -12,6 +12,8 @@ pub(crate) struct Place {
     pub(crate) config: PathBuf,
     /// Where base images are customary besides, among people's homes.
     pub(crate) homes: Option<PathBuf>,
+    /// Docker's configuration file.
+    pub(crate) docker: Option<PathBuf>,
 }
 
 impl Place {
@@ -24,10 +26,18 @@ impl Place {
 
     fn of(root: bool, mac: bool, variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let homes = mac.then(|| PathBuf::from("/Users"));
+        let docker = variable("DOCKER_CONFIG").map(PathBuf::from);
+        let docker = docker.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".docker")));
+        let docker = docker.map(|dir| dir.join("config.json"));
         if root {
             // Not below `/usr/local`, which a build user sees remapped, and without blanks, which many builds cannot bear.
             let data = if mac { "/var/db/obuild" } else { "/var/lib/obuild" };
-            return Self { data: data.into(), config: "/etc/obuild/config.toml".into(), homes };
+            return Self {
+                data: data.into(),
+                config: "/etc/obuild/config.toml".into(),
+                homes,
+                docker,
+            };
         }
         let home = variable("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
         let base = |name: &str, otherwise: &str| {
@@ -38,7 +48,7 @@ impl Place {
             _ => base("XDG_DATA_HOME", ".local/share"),
         };
         let config = base("XDG_CONFIG_HOME", ".config").join("config.toml");
-        Self { data, config, homes }
+        Self { data, config, homes, docker }
     }
 }
 
@@ -53,6 +63,7 @@ mod tests {
         assert_eq!(place.data, PathBuf::from(data));
         assert_eq!(place.config, PathBuf::from(config));
         assert_eq!(place.homes, mac.then(|| "/Users".into()));
+        assert_eq!(place.docker, Some("/home/ann/.docker/config.json".into()));
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Settings {
         }
     }
 
-    fn text(&self, key: Key) -> &str {
+    pub(super) fn text(&self, key: Key) -> &str {
         self.of(key).0.first().map_or("", String::as_str)
     }
 
@@ -205,7 +205,12 @@ mod tests {
     use super::*;
 
     fn place() -> Place {
-        Place { data: "/data".into(), config: "/c.toml".into(), homes: Some("/Users".into()) }
+        Place {
+            data: "/data".into(),
+            config: "/c.toml".into(),
+            homes: Some("/Users".into()),
+            docker: None,
+        }
     }
 
     fn resolve(

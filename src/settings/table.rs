@@ -21,6 +21,24 @@ pub(crate) enum Key {
     FastSync,
     /// Where base images are looked for.
     Images,
+    /// What brings images from registries.
+    Fetcher,
+    /// When registries are asked.
+    Pull,
+    /// Which image of several.
+    Platform,
+    /// Where layers are kept.
+    Layers,
+    /// Most bytes that an image may unpack to.
+    MaxImageSize,
+    /// Registries that are spoken to without TLS.
+    PlainHttp,
+    /// Certificates of registries.
+    CaFile,
+    /// Docker's configuration file.
+    DockerConfig,
+    /// How often registries are asked again.
+    Retries,
     /// Where steps are shown their trees by a FUSE filesystem.
     Fuse,
     /// Where every build sees its home.
@@ -97,7 +115,7 @@ impl Setting {
 }
 
 /// Every setting, in the order of [`Key`].
-pub(crate) static SETTINGS: [Setting; 20] = [
+pub(crate) static SETTINGS: [Setting; 29] = [
     Setting {
         key: Key::Store,
         name: "store",
@@ -137,6 +155,90 @@ pub(crate) static SETTINGS: [Setting; 20] = [
             all.extend(place.homes.iter().map(|homes| homes.display().to_string()));
             all
         },
+    },
+    Setting {
+        key: Key::Fetcher,
+        name: "fetcher",
+        value_name: "HOW",
+        help: "Bring images from registries by obuild itself (oci), or by an installed docker",
+        form: Form::One,
+        check: |text| super::images::by_docker(text).map(drop),
+        default: |_, _| vec!["oci".into()],
+    },
+    Setting {
+        key: Key::Pull,
+        name: "pull",
+        value_name: "WHEN",
+        help: "Ask registries for images that are missing, always (so that a changed tag is seen) or never",
+        form: Form::One,
+        check: |text| super::images::pull(text).map(drop),
+        default: |_, _| vec!["missing".into()],
+    },
+    Setting {
+        key: Key::Platform,
+        name: "platform",
+        value_name: "OS/ARCH",
+        help: "Take the image for this platform where there are several, as linux/arm64",
+        form: Form::One,
+        check: |text| fetch_oci::Platform::parse(text).map(drop).map_err(|e| e.to_string()),
+        default: |_, _| Vec::new(),
+    },
+    Setting {
+        key: Key::Layers,
+        name: "layers",
+        value_name: "DIR",
+        help: "Keep the layers of images from registries here",
+        form: Form::One,
+        check: not_empty,
+        default: |place, _| vec![place.data.join("layers").display().to_string()],
+    },
+    Setting {
+        key: Key::MaxImageSize,
+        name: "max-image-size",
+        value_name: "SIZE",
+        help: "Refuse images that unpack to more than this",
+        form: Form::One,
+        check: some_size,
+        default: |_, _| vec!["64GiB".into()],
+    },
+    Setting {
+        key: Key::PlainHttp,
+        name: "plain-http",
+        value_name: "HOSTS",
+        help: "Speak to these registries without TLS, as HOST or HOST:PORT, parted by commas; loopback is anyway",
+        form: Form::One,
+        check: not_empty,
+        default: |_, _| Vec::new(),
+    },
+    Setting {
+        key: Key::CaFile,
+        name: "ca-file",
+        value_name: "FILE",
+        help: "Trust registries by the certificates in this PEM file instead of Mozilla's",
+        form: Form::One,
+        check: not_empty,
+        default: |_, _| Vec::new(),
+    },
+    Setting {
+        key: Key::DockerConfig,
+        name: "docker-config",
+        value_name: "FILE",
+        help: "Take credentials for registries from this configuration file of Docker's",
+        form: Form::One,
+        check: not_empty,
+        default: |place, _| place.docker.iter().map(|file| file.display().to_string()).collect(),
+    },
+    Setting {
+        key: Key::Retries,
+        name: "retries",
+        value_name: "N",
+        help: "Ask a registry again so often when it fails, waiting longer each time",
+        form: Form::One,
+        check: |text| match text.parse::<u8>() {
+            Ok(_) => Ok(()),
+            Err(_) => Err(format!("`{text}` is not a number from 0 to 255")),
+        },
+        default: |_, _| vec!["5".into()],
     },
     Setting {
         key: Key::Fuse,
@@ -393,6 +495,10 @@ mod tests {
             (Key::Store, "rsync:/a", "rsyn:/a"),
             (Key::RsyncMode, "copy", "copied"),
             (Key::Images, "images", ""),
+            (Key::Fetcher, "docker", "podman"),
+            (Key::Pull, "always", "sometimes"),
+            (Key::Platform, "linux/arm64", "linux"),
+            (Key::MaxImageSize, "5G", "0"),
             (Key::Fuse, "/homes", "homes"),
             (Key::Home, "/home", "home"),
             (Key::Uid, "705", "0"),

@@ -9,7 +9,6 @@ mod pull;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub(crate) use client::Client;
 pub(crate) use pull::{Pulled, Source};
 
 /// When a registry is asked.

@@ -1,7 +1,7 @@
 //! What a result knows of itself: a small file beside its tree, so that the index can be made again from the store.
 //!
 //! ```text
-//! DIR/obuild.json    {"parent": ID or null, "heading": …, "elapsed_ms": …, "base": {"name", "stamp", "digest"} or null,
+//! DIR/obuild.json    {"parent": ID or null, "heading": …, "elapsed_ms": …, "base": {"name", "stamp", "digest", "origin"} or null,
 //!                     "surroundings": {"workdir", "env", "network"}}
 //! ```
 
@@ -58,6 +58,9 @@ pub struct MetaBase {
     pub stamp: String,
     /// See [`Fingerprint::digest`].
     pub digest: String,
+    /// Where it came from, in words for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
 }
 
 impl MetaBase {

@@ -129,7 +129,8 @@ fn fetch(
         StoreError::io(format!("save the environment of the base image `{name}`"), source)
     })?;
     let Fingerprint { stamp, digest } = image.fingerprint;
-    Ok(MetaBase { name: name.to_str_lossy().into_owned(), stamp, digest })
+    let origin = fetcher.origin(name);
+    Ok(MetaBase { name: name.to_str_lossy().into_owned(), stamp, digest, origin })
 }
 
 /// Writes `((env ((K V) …)))`, as OBuilder does.
