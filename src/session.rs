@@ -1,18 +1,22 @@
 //! Opens what commands work on: the store with its cache, and what builds need besides.
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use obuilder_core::bstr::BStr;
 use obuilder_core::cache::ResultCache;
+use obuilder_core::contracts::Image;
+use obuilder_core::error::FetchError;
 use obuilder_core::interpreter::Builder;
-use obuilder_core::{Fetcher, Sandbox, Store};
+use obuilder_core::{BuildLog, Cancel, Fetcher, Sandbox, Store};
 
 use fetch_dir::DirFetcher;
 use fetch_oci::{Cache, OciFetcher};
 use sandbox_macos::{BuildUserSandbox, Config, Fuse};
 use store_rsync::{RsyncStore, WarmTrees};
 
-use crate::error::CommandError;
+use crate::error::{CommandError, Kind};
 use crate::images::Images;
 use crate::output;
 use crate::settings::Settings;
@@ -85,6 +89,35 @@ pub(crate) fn fetcher(settings: &Settings) -> Result<Arc<dyn Fetcher>, CommandEr
     let dirs = DirFetcher::new(settings.image_dirs());
     let oci = OciFetcher::new(settings.oci()?);
     Ok(Arc::new(Images { dirs, oci, docker: settings.docker()? }))
+}
+
+/// Copies the image directory at `path`, with its environment, to `rootfs`.
+pub(crate) fn import_directory(
+    path: &Path,
+    rootfs: &Path,
+    cancel: &Cancel,
+) -> Result<Image, CommandError> {
+    let whole = path.canonicalize().ok();
+    let parts = whole.as_ref().and_then(|path| Some((path.parent()?, path.file_name()?)));
+    let Some((parent, name)) = parts else {
+        return Err(CommandError::usage(format!("there is no directory `{}`", path.display())));
+    };
+    let log = tempfile::tempfile().map(BuildLog::from_file).map_err(|error| {
+        CommandError::system("failed to make a temporary file").caused_by(&error)
+    })?;
+    let dirs = DirFetcher::new([parent.to_owned()]);
+    dirs.fetch(BStr::new(name.as_bytes()), rootfs, &log, cancel).map_err(fetch_failed)
+}
+
+/// What a failure to bring an image means outside of a build.
+pub(crate) fn fetch_failed(error: FetchError) -> CommandError {
+    match &error {
+        FetchError::Unknown { hint, .. } => {
+            CommandError::from_error(Kind::Usage, &error).hint(hint.clone())
+        }
+        FetchError::Cancelled(_) => CommandError::from_error(Kind::Interrupted, &error),
+        FetchError::Failed { .. } => CommandError::from_error(Kind::System, &error),
+    }
 }
 
 /// The layers of images from registries.

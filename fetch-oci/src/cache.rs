@@ -94,6 +94,13 @@ impl Cache {
         self.replace("blobs", digest.hex(), bytes)
     }
 
+    /// Takes the file at `path`, which is this blob, for its own.
+    pub(crate) fn adopt(&self, path: &Path, digest: &Digest) -> Result<()> {
+        self.make("blobs")?;
+        let to = self.path("blobs", digest.hex());
+        fs::rename(path, &to).at("write", to)
+    }
+
     /// Removes a blob that was found to be damaged.
     pub(crate) fn forget(&self, digest: &Digest) -> Result<()> {
         let path = self.path("blobs", digest.hex());

@@ -40,10 +40,6 @@ impl Files {
         Ok(Self { path: path.to_owned(), archive })
     }
 
-    pub(crate) fn is_archive(&self) -> bool {
-        self.archive.is_some()
-    }
-
     /// Where they are, for messages.
     pub(crate) fn place(&self) -> String {
         format!("`{}`", self.path.display())

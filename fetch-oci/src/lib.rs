@@ -1,6 +1,6 @@
-//! OCI images: brought from layouts, archives and registries as base images.
+//! OCI images: brought from layouts, archives and registries as base images, and made of results.
 //!
-//! [`OciFetcher`] is where to start. An image is unpacked without trust in whoever made it: see [`Options`] for what is
+//! [`OciFetcher`] and [`Exporter`] are where to start. An image is unpacked without trust in whoever made it: see [`Options`] for what is
 //! bounded. Nothing here runs a container, and nothing reads the environment.
 
 mod error;
@@ -21,6 +21,8 @@ mod image;
 mod cache;
 mod registry;
 
+mod export;
+
 mod docker;
 mod fetcher;
 
@@ -28,6 +30,7 @@ pub use cache::Cache;
 pub use digest::Digest;
 pub use docker::DockerFetcher;
 pub use error::Error;
+pub use export::{Exporter, Plan, Step};
 pub use fetcher::{OciFetcher, Settings};
 pub use image::Image;
 pub use manifest::{Config, Descriptor, History, Manifest, RootFs, RunConfig};

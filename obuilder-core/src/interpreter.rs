@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use bstr::{BString, ByteSlice};
 
+pub use base::saved_env;
 pub use error::{BuildError, CopyError, Kind};
 pub use plan::{Plan, PlanState, PlanStep};
 

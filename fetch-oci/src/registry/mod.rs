@@ -5,11 +5,13 @@ mod client;
 mod credentials;
 mod download;
 mod pull;
+mod push;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) use pull::{Pulled, Source};
+pub(crate) use push::{Upload, push};
 
 /// When a registry is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

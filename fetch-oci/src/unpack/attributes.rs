@@ -117,7 +117,8 @@ fn mode_of(stat: &Stat) -> u32 {
     (stat.st_mode as u32) & 0o7777
 }
 
-fn kept(name: &[u8]) -> bool {
+/// Whether an extended attribute says something of its file.
+pub(crate) fn is_kept(name: &[u8]) -> bool {
     KEPT.iter().any(|kept| name == *kept || kept.ends_with(b".") && name.starts_with(kept))
 }
 
@@ -126,7 +127,7 @@ fn set_all(entry: &Entry, mut set: impl FnMut(&CStr, &[u8]) -> Result<()>) -> Re
     // From the last name back: `user.` comes before `system.`, whose ACLs may take the caller's right to write.
     for (name, value) in entry.xattrs.iter().rev() {
         let set = match CString::new(name.as_slice()) {
-            Ok(c_name) if kept(name) => set(&c_name, value),
+            Ok(c_name) if is_kept(name) => set(&c_name, value),
             _ => Err(Errno::NOTSUP),
         };
         match set {
@@ -149,7 +150,7 @@ pub(super) fn clear(dir: &OwnedFd) -> Result<()> {
     }
     let all = names.split_inclusive(|byte| *byte == 0);
     for name in all.filter_map(|name| CStr::from_bytes_with_nul(name).ok()) {
-        if kept(name.to_bytes()) {
+        if is_kept(name.to_bytes()) {
             match rustix::fs::fremovexattr(dir, name) {
                 Ok(()) | Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM | Errno::ACCESS) => {}
                 Err(error) => return Err(error),

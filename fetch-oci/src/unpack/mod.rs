@@ -21,6 +21,7 @@ use crate::layer::LayerBlob;
 use crate::tar_stream::TarStream;
 use crate::tree::{self, Cursor, Fail, Names};
 use attributes::Directory;
+pub(crate) use attributes::is_kept;
 
 /// How images are unpacked.
 #[derive(Debug, Clone)]

@@ -140,8 +140,8 @@ fn save_env(dir: &Path, env: &[(BString, BString)]) -> io::Result<()> {
     fs::write(dir.join("env"), record.to_machine())
 }
 
-/// Reads it back; a result without the file has no environment.
-pub(super) fn saved_env(result: &Snapshot) -> io::Result<Env> {
+/// The environment that a base image has brought; a result without one, such as a step's, has none.
+pub fn saved_env(result: &Snapshot) -> io::Result<Env> {
     let bytes = match fs::read(result.env()) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
