@@ -71,7 +71,7 @@ pub(super) fn free_layers(
     match session::layers(settings).prune(before) {
         Ok(0) => {}
         Ok(freed) => {
-            output::note("note", &format!("deleted layers of images, {}", units::size(freed)))
+            output::note("note", format!("deleted layers of images, {}", units::size(freed)))
         }
         Err(error) => return Err(CommandError::from_error(Kind::System, &error)),
     }
