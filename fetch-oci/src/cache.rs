@@ -10,6 +10,7 @@
 
 use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -22,6 +23,12 @@ use crate::error::{At, Error, Result};
 
 /// How often a lock is tried while another process brings the same blob.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// What the names of directories begin with in which images are made.
+pub(crate) const STAGING: &[u8] = b".obuild-export-";
+
+/// No export goes on for longer without beginning another layer.
+const LONGEST_EXPORT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A directory of blobs.
 #[derive(Debug, Clone)]
@@ -186,7 +193,21 @@ impl Cache {
                 freed += meta.blocks() * 512;
             }
         }
+        self.sweep(before)?;
         Ok(freed)
+    }
+
+    /// Removes the directories of exports that were killed.
+    fn sweep(&self, before: SystemTime) -> Result<()> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().filter_map(|entry| entry.ok());
+        for entry in entries.filter(|entry| entry.file_name().as_bytes().starts_with(STAGING)) {
+            let old = entry.metadata().and_then(|meta| meta.modified());
+            if old.is_ok_and(|modified| modified < before.min(SystemTime::now() - LONGEST_EXPORT)) {
+                let removed = tree_copy::remove_tree(&entry.path());
+                removed.map_err(|e| Error::path("remove", &entry.path(), io::Error::other(e)))?;
+            }
+        }
+        Ok(())
     }
 
     /// Bytes that it takes.

@@ -9,6 +9,7 @@ use obuilder_core::BuildLog;
 use obuilder_core::bstr::BStr;
 use obuilder_core::contracts::Image;
 use obuilder_core::{Cancel, Fetcher};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::cli::Done;
 use crate::error::{CommandError, Kind};
@@ -54,7 +55,7 @@ impl Set for Uses {
     ];
 }
 
-/// A directory that is removed unless it has been moved away.
+/// A directory that is removed, if it is still there: half of a new image, or an old one that was replaced.
 struct HalfMade(PathBuf);
 
 impl Drop for HalfMade {
@@ -131,15 +132,13 @@ fn put(new: &HalfMade, image: &Image, target: &Path) -> Result<(), CommandError>
     let mut env = target.as_os_str().to_owned();
     env.push(".env");
     let env = PathBuf::from(env);
-    let old = HalfMade(new.0.with_extension("old"));
-    match fs::rename(target, &old.0) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(wrong("replace", target, &error));
-        }
-        _ => {}
-    }
     fs::write(&env, &text).map_err(|e| wrong("write", &env, &e))?;
-    fs::rename(&new.0, target).map_err(|e| wrong("write", target, &e))
+    if target.symlink_metadata().is_err() {
+        return fs::rename(&new.0, target).map_err(|e| wrong("write", target, &e));
+    }
+    // At no moment is there no image of that name; the old one is then where the new one was, and goes.
+    let exchanged = renameat_with(CWD, &new.0, CWD, target, RenameFlags::EXCHANGE);
+    exchanged.map_err(|e| wrong("replace", target, &e.into()))
 }
 
 fn wrong(verb: &str, path: &Path, error: &std::io::Error) -> CommandError {

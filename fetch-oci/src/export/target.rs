@@ -1,7 +1,9 @@
 //! Where images go: layouts, archives and registries.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use flate2::{Compression, GzBuilder};
@@ -9,7 +11,7 @@ use tempfile::TempDir;
 
 use super::Plan;
 use super::write::{self, Made};
-use crate::cache::Cache;
+use crate::cache::{Cache, STAGING};
 use crate::digest::Digest;
 use crate::error::{At, Error, Result};
 use crate::manifest::{self, Index, LARGEST_MANIFEST, OCI_INDEX, REF_NAME};
@@ -159,7 +161,7 @@ impl Exporter<'_> {
 /// A directory for layers that are being made, on the filesystem where they go.
 fn stage(dir: &Path) -> Result<TempDir> {
     tempfile::Builder::new()
-        .prefix(".obuild-export-")
+        .prefix(OsStr::from_bytes(STAGING))
         .tempdir_in(dir)
         .at("create a directory in", dir)
 }
