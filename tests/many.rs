@@ -147,7 +147,7 @@ fn overlapping(world: &World) -> Vec<String> {
     ];
     let one = |(n, end): (usize, &&str)| {
         let text = format!(
-            "((from scratch) (run (shell \"seq 1 2000 > a; seq 1 200\")) (run (shell \"cp a b; echo two\")) {end})"
+            "((from scratch) (run (shell \"for n in $(seq 300); do echo $n > $n; done; seq 1 2000 > a; seq 1 200\")) (run (shell \"cp a b; echo two\")) {end})"
         );
         world.write(&format!("context/spec-{n}.scm"), text).display().to_string()
     };
@@ -204,6 +204,11 @@ fn eight_processes_killed_at_random() {
         round(&world, &specs, &built, &mut random, whole);
         for (id, held) in trees::results(&world.store()) {
             assert_eq!(Some(&held), undisturbed.get(&id), "{id}");
+        }
+        let results = trees::inodes(&world.store().join("result"));
+        for place in ["warm", "home"] {
+            let shared = trees::inodes(&world.store().join(place)).intersection(&results).count();
+            assert_eq!(shared, 0, "files of results in `{place}`, where steps write");
         }
     }
     for (spec, id) in specs.iter().zip(&built) {

@@ -13,6 +13,7 @@ pub const POINTS: &[&str] = &[
     "begin-filled",
     "warm-taken",
     "warm-brought",
+    "ahead-linked",
     "lease-made",
     "lease-filled",
     "step-begun",

@@ -5,6 +5,7 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use obuilder_core::ResultId;
 use obuilder_core::error::StoreError;
@@ -16,6 +17,12 @@ use crate::layout::failed;
 use crate::lock::{Exclusive, Locked};
 use crate::store::{Inner, ids_in};
 use crate::sweep::throw_away_dead;
+
+/// How often to look again at files that seem to have names outside the store.
+const ROUNDS: usize = 5;
+
+/// How long to leave somebody who is removing what was looked at.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// See [`obuilder_core::Store::check`].
 pub(crate) fn check(store: &Inner, repair: bool, deep: bool) -> Result<Vec<Finding>, StoreError> {
@@ -85,26 +92,67 @@ fn result(store: &Inner, path: &Path, repair: bool, found: &mut Vec<Finding>) {
     }
 }
 
+/// A file of a result that has several names.
+struct Linked {
+    id: ResultId,
+    path: PathBuf,
+    links: u64,
+    /// How many of the names were found.
+    names: u64,
+}
+
+type Inode = (u64, u64);
+
 /// Files of results with more names than all results together have: something outside could change them.
 fn shared_outside(store: &Inner) -> Result<Vec<Finding>, StoreError> {
-    let mut seen: HashMap<(u64, u64), (u64, u64, ResultId)> = HashMap::new();
+    let mut seen: HashMap<Inode, Linked> = HashMap::new();
     let results = store.layout.results();
     for id in ids_in(&results)? {
         let path = results.join(id.as_str());
         if let Some(pin) = store.pinned(&id, path)? {
-            let note = |_, meta: &Metadata| {
-                let entry = (meta.nlink(), 0, id.clone());
-                seen.entry((meta.dev(), meta.ino())).or_insert(entry).1 += 1;
+            let note = |path, meta: &Metadata| {
+                let entry = Linked { id: id.clone(), path, links: meta.nlink(), names: 0 };
+                seen.entry((meta.dev(), meta.ino())).or_insert(entry).names += 1;
             };
             walk(pin.rootfs(), note).map_err(|(path, e)| failed("read", &path, e))?;
         }
     }
-    let outside = |(links, names, id): (u64, u64, ResultId)| {
+    seen.retain(|_, file| file.links > file.names);
+    leave_out_unfinished(store, &mut seen)?;
+    let outside = |Linked { id, links, names, .. }: Linked| {
         let what = format!("a file of it has {links} names, of which only {names} are in results");
         let why = "what else has the file is not known; delete the result if it is not trusted";
-        (links > names).then(|| Finding::lasting(Some(&id), what, why))
+        Finding::lasting(Some(&id), what, why)
     };
-    Ok(seen.into_values().filter_map(outside).collect())
+    Ok(seen.into_values().map(outside).collect())
+}
+
+/// Results that are being made or removed have files of others, too. They come and go while they are looked at, so only what
+/// stays is told.
+fn leave_out_unfinished(
+    store: &Inner,
+    suspects: &mut HashMap<Inode, Linked>,
+) -> Result<(), StoreError> {
+    for _ in 0..ROUNDS {
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        let mut unfinished: HashMap<Inode, u64> = HashMap::new();
+        let note = |_, meta: &Metadata| {
+            *unfinished.entry((meta.dev(), meta.ino())).or_default() += 1;
+        };
+        let whole = walk(store.layout.tmp(), note).is_ok();
+        suspects.retain(|inode, file| {
+            let Ok(meta) = fs::symlink_metadata(&file.path) else { return false };
+            file.links = meta.nlink();
+            let names = file.names + unfinished.get(inode).copied().unwrap_or(0);
+            (meta.dev(), meta.ino()) == *inode && file.links > names
+        });
+        if !whole {
+            std::thread::sleep(MOMENT);
+        }
+    }
+    Ok(())
 }
 
 /// Shows `note` every file below `top` that has several names.

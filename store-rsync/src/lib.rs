@@ -9,6 +9,7 @@ mod layout;
 mod lock;
 mod trash;
 
+mod ahead;
 mod snap;
 mod tick;
 mod warm;

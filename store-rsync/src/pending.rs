@@ -12,6 +12,7 @@ use obuilder_core::error::StoreError;
 use obuilder_core::fault;
 use tree_copy::{Draft, Moment, index_tree, remove_tree, share_identical};
 
+use crate::ahead::Ahead;
 use crate::layout::{failed, is_taken, tree_failed};
 use crate::lock::{Exclusive, Locked};
 use crate::snap::{self, Began};
@@ -28,6 +29,8 @@ pub(crate) struct RsyncPending {
     base: Option<ResultId>,
     /// What the tree was when it was begun, where its index is beside it.
     known: Option<Began>,
+    /// The result of that tree, which begins while the step still runs.
+    ahead: Option<Ahead>,
     /// Says to sweepers that we are alive; gone once the directory is somebody else's.
     lock: Option<Locked>,
 }
@@ -72,10 +75,12 @@ impl RsyncPending {
             && let Some(tree) = warm::take(store, id, base, &stamp)?
         {
             let (dir, lock) = (tree.dir, Some(tree.lock));
+            let from = base.rootfs();
             let (base, id, store) = (Some(base.id().clone()), id.clone(), store.clone());
             let newest = tree.summary.newest;
-            let mut pending = Self { store, id, dir, base, known: None, lock };
+            let mut pending = Self { store, id, dir, base, known: None, ahead: None, lock };
             pending.known = Some(pending.began(stamp, newest)?);
+            pending.ahead = Ahead::start(&pending.store, &pending.id, from);
             return Ok(pending);
         }
         let mut pending = Self::new(store, id, Some(base.id()))?;
@@ -90,7 +95,10 @@ impl RsyncPending {
                 pending.began(stamp, newest)
             };
             match index() {
-                Ok(began) => pending.known = Some(began),
+                Ok(began) => {
+                    pending.known = Some(began);
+                    pending.ahead = Ahead::start(store, id, base.rootfs());
+                }
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(error, "the tree cannot be kept for the next step");
@@ -127,7 +135,7 @@ impl RsyncPending {
     ) -> Result<Self, StoreError> {
         let (dir, lock) = store.private(&store.layout.tmp(), |unique| format!("{id}-{unique}"))?;
         let (store, id, base) = (store.clone(), id.clone(), base.cloned());
-        Ok(Self { store, id, dir, base, known: None, lock: Some(lock) })
+        Ok(Self { store, id, dir, base, known: None, ahead: None, lock: Some(lock) })
     }
 
     /// In the modes with hard links, lets the result share what it has in common with its base.
@@ -210,7 +218,8 @@ impl Pending for RsyncPending {
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
         self.check_whole()?;
         if let (Some(began), Some(base)) = (self.known.take(), self.base.clone()) {
-            let snapped = snap::snapshot(&self, &base, &began)?;
+            let ahead = self.ahead.take().and_then(Ahead::take);
+            let snapped = snap::snapshot(&self, &base, &began, ahead)?;
             if let Some((result, draft)) = snapped {
                 snap::move_beside(&self, &result)?;
                 fault::point("commit-moved");
@@ -235,6 +244,7 @@ impl Pending for RsyncPending {
     }
 
     fn keep(mut self: Box<Self>) -> Result<(), StoreError> {
+        drop(self.ahead.take());
         self.check_whole()?;
         if self.known.take().is_some() {
             self.remove_index()?;
@@ -260,6 +270,7 @@ impl Pending for RsyncPending {
     }
 
     fn discard(mut self: Box<Self>) -> Result<(), StoreError> {
+        drop(self.ahead.take());
         let lock = self.lock.take();
         let removed = remove_tree(&self.dir);
         fault::point("discard-removed");

@@ -21,13 +21,14 @@ pub(crate) struct Began {
     pub(crate) trusted_before: Moment,
 }
 
-/// Makes a directory that can be published as the result of `tree`, with the tree's new index.
+/// Makes a directory that can be published as the result of `tree`, with the tree's new index; goes on with what was made ahead.
 ///
 /// `None` when the tree itself must become the result: its base has gone, its index is damaged, or the disk is full.
 pub(crate) fn snapshot(
     tree: &RsyncPending,
     base: &ResultId,
     began: &Began,
+    ahead: Option<RsyncPending>,
 ) -> Result<Option<(RsyncPending, Draft)>, StoreError> {
     let store = &tree.store;
     let Some(pin) = store.pinned(base, store.layout.result(base))? else { return Ok(None) };
@@ -42,12 +43,14 @@ pub(crate) fn snapshot(
             return Ok(None);
         }
     };
-    let result = RsyncPending::new(&Arc::clone(store), &tree.id, None)?;
+    let begun = ahead.is_some();
+    let result = ahead.map_or_else(|| RsyncPending::new(&Arc::clone(store), &tree.id, None), Ok)?;
     let known = Known {
         index: &index,
         snapshot: &pin.rootfs(),
         trusted_before: began.trusted_before,
         trust: store.mode.trust(),
+        begun,
     };
     let options = Options { how: store.mode.how(), ..Options::default() };
     let done =
@@ -55,7 +58,13 @@ pub(crate) fn snapshot(
     fault::point("commit-snapped");
     match done.map_err(tree_failed) {
         Ok(Snapped { draft, linked, copied }) => {
-            tracing::debug!(id = tree.id.short(), linked, copied = copied.entries, "snapshot made");
+            tracing::debug!(
+                id = tree.id.short(),
+                begun,
+                linked,
+                copied = copied.entries,
+                "snapshot made"
+            );
             // Else the tree holds what the result does not.
             Ok(copied.is_faithful().then_some(()).map(|()| (result, draft)))
         }

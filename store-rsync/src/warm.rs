@@ -32,12 +32,16 @@ pub struct WarmTrees {
     pub least_entries: u64,
     /// Removed when a store is opened and nobody has used them for so long.
     pub longest: Duration,
+    /// When a step has run for so long, its result is begun: linked to the one before. Afterwards only the changes are made.
+    pub ahead_after: Duration,
 }
 
 impl Default for WarmTrees {
-    /// Two trees of 256 entries or more, for a day.
+    /// Two trees of 256 entries or more, for a day; results are begun after a tenth of a second.
     fn default() -> Self {
-        Self { most: 2, least_entries: 256, longest: Duration::from_secs(24 * 60 * 60) }
+        let (longest, ahead_after) =
+            (Duration::from_secs(24 * 60 * 60), Duration::from_millis(100));
+        Self { most: 2, least_entries: 256, longest, ahead_after }
     }
 }
 

@@ -11,10 +11,11 @@ pub const SECRET: &str = "an uncommonly secret word";
 
 /// So large that its trees are kept warm.
 const FIRST: &str = "(run (shell \"for n in $(seq 300); do echo $n > many-$n; done; echo 1 > a; mkdir d; echo x > d/f; ln d/f d/l\"))";
+/// One of the steps runs long enough for its result to be begun meanwhile.
 const REST: &str = "(copy (src data) (dst data))
     (run (cache (one (target one))) (shell \"echo more >> one/f; cat data/* > all\"))
     (run (secrets (token (target /run/token))) (shell \"test -s $OBUILDER_SECRETS_DIR/token; cat $OBUILDER_SECRETS_DIR/token\"))
-    (run (shell \"rm d/l; echo 2 >> a\"))
+    (run (shell \"rm d/l; echo 2 >> a; sleep 0.3\"))
     (run (cache (one (target one)) (two (target two))) (shell \"cp one/f two/f; ln -s a s\"))
     (run (cache (two (target two))) (secrets (token (target /run/token))) (shell \"chmod 600 all; echo eight\"))
     (run (shell \"seq 1 500\"))

@@ -1,6 +1,6 @@
 //! What trees hold, as text, so that two of them can be compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -44,4 +44,17 @@ pub fn results(store: &Path) -> BTreeMap<String, BTreeMap<String, String>> {
         (id, all)
     };
     names(&dir).into_iter().map(one).collect()
+}
+
+/// Inodes of all files below `dir`, which need not be there.
+pub fn inodes(dir: &Path) -> HashSet<u64> {
+    let mut all = HashSet::new();
+    for entry in fs::read_dir(dir).into_iter().flatten() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap().is_dir() {
+            true => all.extend(inodes(&entry.path())),
+            false => drop(all.insert(entry.metadata().unwrap().ino())),
+        }
+    }
+    all
 }

@@ -119,7 +119,8 @@ fn safe_mode(meta: &Meta, uid: u32, gid: u32) -> u32 {
 pub(crate) fn clear(fd: BorrowedFd<'_>) -> Result<()> {
     for (name, _) in platform::attributes(fd)? {
         match rustix::fs::fremovexattr(fd, &name) {
-            Ok(()) | Err(Errno::PERM | Errno::ACCESS | Errno::NOTSUP) => {}
+            // XFS lists an access list under two names.
+            Ok(()) | Err(Errno::PERM | Errno::ACCESS | Errno::NOTSUP | Errno::NODATA) => {}
             Err(error) => return Err(error),
         }
     }

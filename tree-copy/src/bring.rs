@@ -9,7 +9,6 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
-use crate::attributes;
 use crate::copy::{Copied, Copier, Options, Pair};
 use crate::draft::Draft;
 use crate::error::Error;
@@ -20,8 +19,6 @@ use crate::plan::{DirPlan, Plan, Wanted};
 use crate::remove::remove_tree;
 use crate::scan::Scan;
 use crate::walk::{Root, Visitor};
-
-const OWNER_MAY_ALL: u32 = 0o700;
 
 /// Carries out `plan`, which [`plan_change`](crate::plan_change) made from `index`: `tree`, in the state that `index` knows,
 /// becomes a copy of `snapshot`. Returns its new index.
@@ -88,21 +85,9 @@ impl Bringer<'_> {
     fn change(&mut self, dir: &DirPlan) -> Result<(), Error> {
         let place = Place::from_bytes(&dir.path);
         let pair = self.copier.reopen(&place)?;
-        self.open_up(&pair, &place)?;
+        self.copier.open_up(&pair, &place)?;
         dir.remove.iter().try_for_each(|name| self.remove(&pair, &place, name))?;
         dir.take.iter().try_for_each(|wanted| self.take(&pair, &place, wanted))
-    }
-
-    /// Lets the owner change the directory, and takes from it what would only be added to; all is set right at the end.
-    fn open_up(&self, pair: &Pair, place: &Place) -> Result<(), Error> {
-        let failed = |e| self.copier.to_error("open", place, None, e);
-        attributes::clear(pair.to.as_fd()).map_err(failed)?;
-        let mode = Meta::of(&pair.to).map_err(failed)?.mode;
-        if mode & OWNER_MAY_ALL == OWNER_MAY_ALL {
-            return Ok(());
-        }
-        let mode = Mode::from_bits_retain((mode | OWNER_MAY_ALL) as _);
-        rustix::fs::fchmod(&pair.to, mode).map_err(failed)
     }
 
     fn remove(&self, pair: &Pair, place: &Place, name: &CStr) -> Result<(), Error> {

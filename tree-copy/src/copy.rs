@@ -108,6 +108,8 @@ pub(crate) struct Copier<'a> {
     pub(crate) tally: Tally,
 }
 
+const OWNER_MAY_ALL: u32 = 0o700;
+
 /// A directory and its copy.
 pub(crate) struct Pair {
     pub(crate) from: OwnedFd,
@@ -198,6 +200,18 @@ impl<'a> Copier<'a> {
             Errno::CANCELED => Error::Cancelled,
             _ => Error::Io { action, path: self.to.path(place, name), source: source.into() },
         }
+    }
+
+    /// Lets the owner change a directory that was made earlier, and takes from it what would only be added to; all is set right at the end.
+    pub(crate) fn open_up(&self, pair: &Pair, place: &Place) -> Result<(), Error> {
+        let failed = |e| self.to_error("open", place, None, e);
+        attributes::clear(pair.to.as_fd()).map_err(failed)?;
+        let mode = Meta::of(&pair.to).map_err(failed)?.mode;
+        if mode & OWNER_MAY_ALL == OWNER_MAY_ALL {
+            return Ok(());
+        }
+        let mode = Mode::from_bits_retain((mode | OWNER_MAY_ALL) as _);
+        rustix::fs::fchmod(&pair.to, mode).map_err(failed)
     }
 
     pub(crate) fn pair(&self, from: OwnedFd, to: OwnedFd, place: &Place) -> Result<Pair, Error> {

@@ -27,6 +27,7 @@ mod record;
 mod scan;
 
 mod bring;
+mod link_tree;
 mod plan;
 mod snapshot;
 mod verify;
@@ -56,6 +57,7 @@ pub use digest::{digest_tree, stamp_tree};
 pub use draft::Draft;
 pub use error::Error;
 pub use index::{Index, Summary};
+pub use link_tree::link_tree;
 pub use plan::{Plan, plan_change};
 pub use record::Moment;
 pub use remove::{NotRemoved, remove_tree};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tree_copy::testing::{Random, make_awkward, mutate};
 use tree_copy::{
     Draft, Error, Index, Known, Moment, Options, Snapped, Summary, Trust, bring_tree, check_index,
-    copy_tree, digest_tree, index_tree, plan_change, snapshot_tree,
+    copy_tree, digest_tree, index_tree, link_tree, plan_change, snapshot_tree,
 };
 
 /// Every path below `root` with its modification time, and which of them are one inode.
@@ -110,8 +110,17 @@ fn snapshots_of_a_changing_tree_are_copies_of_it() {
             let trusted_before = pass(dir.path(), index.summary.newest);
             mutate(&tree, 12, random).unwrap();
             let to = dir.path().join(round.to_string());
-            let known =
-                Known { index: &index, snapshot: &before, trusted_before, trust: Trust::Contents };
+            let begun = random.below(2) == 0;
+            if begun {
+                assert!(link_tree(&before, &to, &Options::default()).unwrap().is_faithful());
+            }
+            let known = Known {
+                index: &index,
+                snapshot: &before,
+                trusted_before,
+                trust: Trust::Contents,
+                begun,
+            };
             let snapped = snap(&tree, &to, &known);
             assert_same(&tree, &to);
             assert_apart(&tree, &to);
@@ -132,8 +141,17 @@ fn a_tree_is_brought_from_any_snapshot_to_any_other() {
             let trusted_before = pass(dir.path(), index.summary.newest);
             mutate(&tree, 8, random).unwrap();
             let to = dir.path().join(round.to_string());
-            let known =
-                Known { index: &index, snapshot: &before, trusted_before, trust: Trust::Contents };
+            let begun = random.below(2) == 0;
+            if begun {
+                assert!(link_tree(&before, &to, &Options::default()).unwrap().is_faithful());
+            }
+            let known = Known {
+                index: &index,
+                snapshot: &before,
+                trusted_before,
+                trust: Trust::Contents,
+                begun,
+            };
             index = stored(dir.path(), &snap(&tree, &to, &known).draft);
             assert_same(&tree, &to);
             let other = dir.path().join(random.below(round + 1).to_string());
@@ -167,7 +185,13 @@ fn untouched_entries_are_linked_and_touched_ones_compared() {
     fs::set_permissions(tree.join("touched"), mode).unwrap();
     fs::write(tree.join("written"), "WRITTEN").unwrap();
     fs::File::open(tree.join("written")).unwrap().set_modified(modified).unwrap();
-    let known = Known { index: &index, snapshot: &base, trusted_before, trust: Trust::Contents };
+    let known = Known {
+        index: &index,
+        snapshot: &base,
+        trusted_before,
+        trust: Trust::Contents,
+        begun: false,
+    };
     assert_eq!(snap(&tree, &to, &known).linked, 2);
     assert_same(&tree, &to);
     let inode = |dir: &Path, name: &str| fs::metadata(dir.join(name)).unwrap().ino();
@@ -195,6 +219,7 @@ fn a_change_in_the_same_tick_is_caught() {
         snapshot: &base,
         trusted_before: ALL_TRUSTED,
         trust: Trust::Contents,
+        begun: false,
     };
     assert_eq!(snap(&tree, &dir.path().join("wrong"), &blind).linked, 1, "the test tests nothing");
     snap(&tree, &to, &Known { trusted_before: newest, ..blind });
@@ -216,7 +241,13 @@ fn what_a_step_parted_is_not_joined_again() {
     fs::remove_file(tree.join("two")).unwrap();
     fs::write(tree.join("two"), "text").unwrap();
     fs::File::open(tree.join("two")).unwrap().set_modified(modified).unwrap();
-    let known = Known { index: &index, snapshot: &base, trusted_before, trust: Trust::Contents };
+    let known = Known {
+        index: &index,
+        snapshot: &base,
+        trusted_before,
+        trust: Trust::Contents,
+        begun: false,
+    };
     assert_eq!(snap(&tree, &to, &known).linked, 1);
     assert_same(&tree, &to);
 }
@@ -236,6 +267,7 @@ fn an_index_is_proved_against_both_trees() {
         snapshot: &snapshot,
         trusted_before: index.summary.newest,
         trust: Trust::Contents,
+        begun: false,
     };
     index = stored(dir.path(), &snap(&tree, &to, &known).draft);
     assert_eq!(check_index(&index, &tree, &to).unwrap(), None);

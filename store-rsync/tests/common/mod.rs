@@ -124,7 +124,12 @@ pub(crate) fn open(dir: &Path, mode: Mode) -> RsyncStore {
 
 /// Keeps even the smallest trees warm.
 pub(crate) fn open_warm(dir: &Path, mode: Mode) -> RsyncStore {
-    let warm = WarmTrees { most: 3, least_entries: 0, ..WarmTrees::default() };
+    let warm = WarmTrees {
+        most: 3,
+        least_entries: 0,
+        ahead_after: std::time::Duration::ZERO,
+        ..WarmTrees::default()
+    };
     RsyncStore::open_with(&dir.join("store"), mode, warm).unwrap()
 }
 
