@@ -67,6 +67,7 @@ impl Set for Uses {
         Key::Images,
         Key::Fuse,
         Key::Home,
+        Key::Prefixes,
         Key::Uid,
         Key::UserPrefix,
         Key::Slots,

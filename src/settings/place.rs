@@ -12,22 +12,38 @@ pub(crate) struct Place {
     pub(crate) config: PathBuf,
     /// Where base images are customary besides, among people's homes.
     pub(crate) homes: Option<PathBuf>,
+    /// Where Homebrew lives.
+    pub(crate) prefix: PathBuf,
 }
+
+/// Where Homebrew lives on Macs with Apple's processors.
+const HOMEBREW: &str = "/opt/homebrew";
+/// Where it lives on others.
+const LOCAL: &str = "/usr/local";
 
 impl Place {
     /// The place of the calling user.
     pub(crate) fn of_caller() -> Self {
-        Self::of(nix::unistd::geteuid().is_root(), cfg!(target_os = "macos"), |name| {
+        let mac = cfg!(target_os = "macos");
+        let place = Self::of(nix::unistd::geteuid().is_root(), mac, |name| {
             std::env::var_os(name).filter(|value| !value.is_empty())
-        })
+        });
+        let apple_silicon = mac && cfg!(target_arch = "aarch64");
+        Self { prefix: if apple_silicon { HOMEBREW } else { LOCAL }.into(), ..place }
     }
 
     fn of(root: bool, mac: bool, variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let homes = mac.then(|| PathBuf::from("/Users"));
+        let prefix = PathBuf::from(LOCAL);
         if root {
             // Not below `/usr/local`, which a build user sees remapped, and without blanks, which many builds cannot bear.
             let data = if mac { "/var/db/obuild" } else { "/var/lib/obuild" };
-            return Self { data: data.into(), config: "/etc/obuild/config.toml".into(), homes };
+            return Self {
+                data: data.into(),
+                config: "/etc/obuild/config.toml".into(),
+                homes,
+                prefix,
+            };
         }
         let home = variable("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
         let base = |name: &str, otherwise: &str| {
@@ -38,7 +54,7 @@ impl Place {
             _ => base("XDG_DATA_HOME", ".local/share"),
         };
         let config = base("XDG_CONFIG_HOME", ".config").join("config.toml");
-        Self { data, config, homes }
+        Self { data, config, homes, prefix }
     }
 }
 

@@ -127,6 +127,16 @@ impl Settings {
         self.text(Key::Home).into()
     }
 
+    /// What shows the home's `local` to steps; the first is where base images have Homebrew.
+    pub(crate) fn prefixes(&self) -> Vec<PathBuf> {
+        self.of(Key::Prefixes).0.iter().map(PathBuf::from).collect()
+    }
+
+    /// The file that says where the parts of base images come from.
+    pub(crate) fn sources(&self) -> PathBuf {
+        self.text(Key::Sources).into()
+    }
+
     /// The build users, one for each slot.
     pub(crate) fn users(&self) -> Result<Vec<Account>, CommandError> {
         let number = |key: Key, name: &str| {
@@ -205,7 +215,8 @@ mod tests {
     use super::*;
 
     fn place() -> Place {
-        Place { data: "/data".into(), config: "/c.toml".into(), homes: Some("/Users".into()) }
+        let (data, homes) = ("/data".into(), Some("/Users".into()));
+        Place { data, config: "/c.toml".into(), homes, prefix: "/usr/local".into() }
     }
 
     fn resolve(

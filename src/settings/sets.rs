@@ -23,6 +23,7 @@ impl Set for OfSteps {
         Key::Images,
         Key::Fuse,
         Key::Home,
+        Key::Prefixes,
         Key::Uid,
         Key::UserPrefix,
         Key::Slots,
