@@ -112,14 +112,18 @@ impl Mirror {
         self.world.write("base-images.toml", text);
     }
 
-    fn start(&self, args: &[&str]) -> Running {
-        let mut command = self.world.command([&["base-image"], args].concat());
-        command.env("OBUILD_SOURCES", self.path("base-images.toml"));
-        Running::start(command)
+    /// Makes the repository a plain directory, and names that in the sources instead of `git`.
+    fn plain_repository(&self, git: &str) {
+        let plain = self.path("plain");
+        run(Command::new("cp").arg("-R").args([&self.path("repository"), &plain]));
+        fs::remove_dir_all(plain.join(".git")).unwrap();
+        self.sources(git, &format!("url = \"file://{}\"", plain.display()));
     }
 
     fn run(&self, args: &[&str]) -> Finished {
-        self.start(args).finish()
+        let mut command = self.world.command([&["base-image"], args].concat());
+        command.env("OBUILD_SOURCES", self.path("base-images.toml"));
+        Running::start(command).finish()
     }
 
     fn make(&self, ocaml: &str, more: &[&str]) -> Finished {
@@ -204,11 +208,168 @@ fn an_image_is_made_and_a_package_is_built_on_it() {
     let next = mirror.make(&mirror.next(), &["--default"]).success().says("is replaced");
     let (before, built) = (first.saved(), next.saved());
     assert!(built.len() < before.len() && built.len() <= 6, "{built:#?} after {before:#?}");
-    assert!(!next.stdout.contains("brew install"[..].trim()) || !built.is_empty());
     let asks = format!("((from {image}) (run (shell \"opam exec -- ocaml -version\")))");
     world.build(&asks).success().prints(&format!("version {}", mirror.next()));
     let removed = mirror.run(&["remove", &image]).success();
     removed.prints("removed `macos-homebrew`\n").prints(&format!("removed `{image}`\n"));
     assert_eq!(names(&world.path("images")), [".base-image"]);
+    world.assert_clean();
+}
+
+#[test]
+fn a_table_of_versions_is_made_and_one_failure_keeps_no_other_from_being_made() {
+    if !root_or_skip("making base images") {
+        return;
+    }
+    let Some(mirror) = Mirror::new(World::with_slots(2)) else { return };
+    // The repository need not be one of git's: a directory will do.
+    let (git, commit) = (mirror.path("repository"), mirror.git(&["rev-parse", "HEAD"]));
+    mirror.plain_repository(&format!(
+        "git = \"file://{}\"\ncommit = \"{}\"",
+        git.display(),
+        commit.trim()
+    ));
+    let table = format!(
+        "opam = ['2.1']\n[[image]]\nocaml = '4.99.9'\n[[image]]\nocaml = '{}'\ndefault = true\n",
+        mirror.ocaml
+    );
+    let table = mirror.world.write("fleet.toml", table);
+    let all = ["homebrew-opam", "--all", table.to_str().unwrap()];
+    let made = mirror.run(&all).code(1);
+    let made = made.says("base image: `macos-homebrew-ocaml-4.99` is not made");
+    let made = made.says("error: 1 of 2 base images were not made: `macos-homebrew-ocaml-4.99`");
+    made.says(&format!("base image: `{}` is made", mirror.image()));
+    let image = mirror.image();
+    let mut expected = [
+        ".base-image".into(),
+        "macos-homebrew".into(),
+        image.clone(),
+        format!("{image}.env"),
+        "macos-homebrew.env".into(),
+    ];
+    expected.sort();
+    assert_eq!(names(&mirror.path("images")), expected);
+    let installs = format!("((from {image}) (run (shell \"opam install tiny-lib\")))");
+    mirror.world.build(&installs).success();
+}
+
+#[test]
+fn builds_keep_the_image_that_they_began_with() {
+    if !root_or_skip("making base images") {
+        return;
+    }
+    let Some(mirror) = Mirror::new(World::with_slots(2)) else { return };
+    mirror.make(&mirror.ocaml, &["--opam", "2.1"]).success();
+    let (image, go) = (mirror.image(), mirror.path("go"));
+    let asks = "opam exec -- ocaml -version";
+    let wait =
+        format!("for i in $(seq 1000); do test -e {} && break; sleep 0.05; done", go.display());
+    let spec = |script: &str| format!("((from {image}) (run (shell \"{script}\")))");
+    let waiting = mirror.world.write("waiting.scm", spec(&format!("echo begun; {wait}; {asks}")));
+    // This step sees the files of the test.
+    let args = ["build", "--isolation=users", waiting.to_str().unwrap()];
+    let mut running = mirror.world.start(args);
+    running.wait_for("begun\n");
+    mirror.make(&mirror.next(), &["--opam", "2.1"]).success().says("is replaced");
+    assert!(running.is_running());
+    fs::write(&go, "").unwrap();
+    running.finish().success().prints(&format!("version {}", mirror.ocaml));
+    let new = mirror.world.build(&spec(asks)).success();
+    new.prints(&format!("version {}", mirror.next()));
+    mirror.world.assert_clean();
+}
+
+#[test]
+fn what_fails_leaves_the_old_image() {
+    if !root_or_skip("making base images") {
+        return;
+    }
+    let Some(mirror) = Mirror::new(World::new()) else { return };
+    mirror.make(&mirror.ocaml, &["--opam", "2.1"]).success();
+    let image = mirror.image();
+    let inode = || fs::metadata(mirror.path("images").join(&image)).unwrap().ino();
+    let old = inode();
+    // A mirror with other bytes.
+    mirror.sources(
+        "sha256 = \"",
+        "sha256 = \"0000000000000000000000000000000000000000000000000000000000000000\" #",
+    );
+    let failed = mirror.make(&mirror.next(), &["--opam", "2.1"]).code(2);
+    failed
+        .says("is not the Homebrew that was expected: its sha256 is ")
+        .says("hint: if it was replaced on purpose");
+    // A mirror without a digest.
+    mirror.sources("sha256 = ", "#");
+    let failed = mirror.make(&mirror.next(), &["--opam", "2.1"]).code(2);
+    failed.says("there is no digest of Homebrew").says("compare that with what its makers publish");
+    // A Homebrew that does not know a formula.
+    mirror.sources("environment =", "formulae = [\"git\", \"gpatch\", \"cmake\"]\nenvironment =");
+    let failed = mirror.make(&mirror.next(), &["--opam", "2.1"]).code(1);
+    failed.prints("stand-in for brew: there is no formula cmake");
+    // A compiler that is none: the image's last check finds it.
+    mirror.sources("", "");
+    let compiler =
+        format!("repository/packages/ocaml-base-compiler/ocaml-base-compiler.{}", mirror.next());
+    let opam = mirror.path(&compiler).join("opam");
+    let text = fs::read_to_string(&opam).unwrap().replace("bin version", "bin \"0.0\"");
+    fs::write(&opam, text).unwrap();
+    mirror.git(&["add", "-A"]);
+    mirror.git(&["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "broken"]);
+    mirror.sources("", "");
+    let failed = mirror.make(&mirror.next(), &["--opam", "2.1"]).code(1);
+    failed.prints(&format!(
+        "base image: the compiler says 'The OCaml toplevel, version 0.0', not version {}",
+        mirror.next()
+    ));
+    assert_eq!(inode(), old);
+    mirror.run(&["verify", &image]).success();
+    mirror.world.assert_clean();
+}
+
+#[test]
+fn the_spec_is_shown_to_everybody() {
+    let world = World::new();
+    let digest = "0".repeat(64);
+    let sources = format!(
+        "[homebrew]\nurl = 'https://example.org/brew.tgz'\n[opam.'2.1']\nurl = 'https://example.org/opam'\n\
+         sha256 = '{digest}'\n[repository]\nurl = 'https://example.org/index.tar.gz'\n"
+    );
+    let sources = world.write("sources.toml", sources);
+    let run = |more: &[&str]| {
+        let usual = ["base-image", "homebrew-opam", "--sources", sources.to_str().unwrap()];
+        world.run([&usual, more].concat())
+    };
+    let shown = run(&["--ocaml", "5.4.1", "--print-spec"]).success();
+    let shown = shown.prints(&format!(
+        "(comment \"opam 2.1 is from https://example.org/opam (sha256 {digest})\")"
+    ));
+    let spec = world.spec(&shown.stdout);
+    let planned = world.run(["plan", spec.to_str().unwrap()]);
+    planned.says("homebrew.tar");
+    run(&["--ocaml", "5.4.1", "--opam", "2.2", "--print-spec"])
+        .code(2)
+        .says("there is no source of opam 2.2 for");
+    run(&["--ocaml", "5.4", "--print-spec"]).code(2).says("`5.4` is not a version of OCaml");
+    run(&["--ocaml", "5.4.1", "--to", "x-ocaml-5.3"]).code(2).says("promises OCaml 5.3, not 5.4.1");
+    run(&[]).code(2).says("--ocaml <VERSION>");
+    if !nix::unistd::geteuid().is_root() {
+        run(&["--ocaml", "5.4.1"]).code(2).says("base images are made by root alone");
+    }
+    let missing = world.run(["base-image", "homebrew-opam", "--ocaml", "5.4.1"]).code(2);
+    missing.says("failed to read the sources of base images").says("docs/base-images.md");
+    world.run(["base-image", "list"]).success().prints("no base images but `scratch`");
+    world.run(["base-image", "show", "nothing"]).code(2).says("there is no base image `nothing`");
+    assert_eq!(names(&world.path("images")), [""; 0]);
+}
+
+#[test]
+fn prefixes_show_a_part_of_the_home() {
+    if !root_or_skip("showing a part of the home elsewhere") {
+        return;
+    }
+    let world = World::new();
+    let spec = world.spec("((from scratch) (run (shell \"mkdir local && echo here > local/x\")) (run (shell \"cat /srv/x\")))");
+    let args = ["build", "--prefixes", "/srv", spec.to_str().unwrap()];
+    world.run(args).success().prints("here\n");
     world.assert_clean();
 }

@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
 use tree_copy::{How, Options, copy_tree};
 
 use crate::download::{Brought, Downloads};
@@ -12,13 +11,14 @@ use crate::error::{Error, Result};
 use crate::images::Images;
 use crate::profile::profile;
 use crate::request::Request;
+use crate::scratch::Scratch;
 use crate::sources::{Source, Sources};
 use crate::spec::files;
 
 /// A directory with everything that [`crate::spec()`] copies. It goes with this value.
 #[derive(Debug)]
 pub struct Context {
-    dir: TempDir,
+    dir: Scratch,
 }
 
 impl Context {
@@ -34,10 +34,7 @@ impl Context {
     ) -> Result<Self> {
         let workshop = images.workshop()?;
         let downloads = Downloads::new(workshop.join("downloads"));
-        let dir = tempfile::Builder::new()
-            .prefix("context-")
-            .tempdir_in(&workshop)
-            .map_err(Error::io("make a directory in", &workshop))?;
+        let dir = Scratch::new(&workshop, "context-")?;
         let part = |what: &str, source: &Source, name: &str| {
             if cancelled() {
                 return Err(Error::Cancelled);

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use sha2::{Digest, Sha256};
-use tempfile::TempDir;
 
 use crate::error::{Error, Result};
+use crate::scratch::Scratch;
 use crate::sources::Source;
 
 /// What was brought before, and where more is brought to.
@@ -115,10 +115,8 @@ impl Downloads {
     }
 
     /// A directory for what is not checked yet; goes with the returned value.
-    fn staging(&self) -> Result<TempDir> {
-        make_dirs(&self.dir)?;
-        let made = tempfile::Builder::new().prefix("bringing-").tempdir_in(&self.dir);
-        made.map_err(Error::io("make a directory in", &self.dir))
+    fn staging(&self) -> Result<Scratch> {
+        Scratch::new(&self.dir, "bringing-")
     }
 }
 
@@ -211,6 +209,8 @@ pub(crate) fn make_dirs(dir: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
 
     fn place() -> (TempDir, Downloads) {

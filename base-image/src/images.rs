@@ -100,7 +100,7 @@ impl Images {
         self.check_free(name)?;
         let old = Record::read(&self.path(name))?;
         let placed = match &old {
-            Some(old) if old == record => Placed::Unchanged,
+            Some(old) if old.is_same_image(record) => Placed::Unchanged,
             Some(_) => Placed::Replaced,
             None => Placed::New,
         };
@@ -128,7 +128,11 @@ impl Images {
             let entry = entry.map_err(Error::io("list", &self.dir))?;
             let Ok(name) = entry.file_name().into_string() else { continue };
             if !name.starts_with('.') && entry.path().is_dir() {
-                all.push((name, Record::read(&entry.path())?));
+                let record = Record::read(&entry.path()).unwrap_or_else(|error| {
+                    tracing::warn!("{error}");
+                    None
+                });
+                all.push((name, record));
             }
         }
         all.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -156,8 +160,8 @@ impl Images {
         self.find(name)?;
         let path = self.path(name);
         let mut gone = Vec::new();
-        let is_link = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink());
         let claim = self.claim(name)?;
+        let is_link = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_symlink());
         if is_link {
             fs::remove_file(&path).map_err(Error::io("remove", &path))?;
         } else {

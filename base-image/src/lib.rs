@@ -22,6 +22,7 @@ mod download;
 mod images;
 mod record;
 mod scan;
+mod scratch;
 
 pub use context::Context;
 pub use error::{Error, Result};

@@ -30,9 +30,8 @@ const PROFILE: &str = include_str!("profile.sh");
 
 /// The directories of programs that steps find, Homebrew's first; GNU patch goes by its own name there.
 pub(crate) fn path(prefix: &str) -> String {
-    format!(
-        "{prefix}/opt/gpatch/libexec/gnubin:{prefix}/bin:{prefix}/sbin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-    )
+    let first = "opt/gpatch/libexec/gnubin";
+    format!("{prefix}/{first}:{prefix}/bin:{prefix}/sbin:/usr/bin:/bin:/usr/sbin:/sbin")
 }
 
 #[cfg(test)]

@@ -27,6 +27,14 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether `other` is of the very same image, wherever its parts were brought from.
+    pub(crate) fn is_same_image(&self, other: &Self) -> bool {
+        let Self { request, sources: _, result, home } = self;
+        // Being the default is no part of an image.
+        let request = Request { default: other.request.default, ..request.clone() };
+        (&request, result, home) == (&other.request, &other.result, &other.home)
+    }
+
     /// The record of the image in `dir`; `None` where there is no image of ours.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(FILE);

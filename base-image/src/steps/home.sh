@@ -1,2 +1,2 @@
 set -eu
-mkdir -p local/bin local/sbin local/opt .opam/download-cache Library/Caches/Homebrew
+mkdir -p local/bin local/sbin local/opt Library/Caches/Homebrew
