@@ -285,4 +285,58 @@ mod tests {
         let cause = std::error::Error::source(&error).unwrap().to_string();
         assert!(cause.starts_with("`git` says: "), "{cause}");
     }
+
+    /// Answers two requests on loopback, for `/opam` and for something that is not there; gives the address.
+    fn server() -> String {
+        use std::io::{BufRead, BufReader, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().take(2) {
+                let mut stream = stream.unwrap();
+                let mut request = BufReader::new(&stream);
+                let (mut first, mut line) = (String::new(), String::new());
+                request.read_line(&mut first).unwrap();
+                while request.read_line(&mut line).unwrap() > 2 {
+                    line.clear();
+                }
+                let answer = match first.starts_with("GET /opam ") {
+                    true => {
+                        "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nhello\n"
+                    }
+                    false => {
+                        "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                    }
+                };
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        format!("http://{address}")
+    }
+
+    #[test]
+    fn files_come_from_servers() {
+        if Command::new("curl").arg("--version").output().is_err() {
+            let _ = io::Write::write_all(
+                &mut io::stderr(),
+                b"SKIP: bringing files from servers needs curl\n",
+            );
+            return;
+        }
+        let (_dir, downloads) = place();
+        let server = server();
+        let digest = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+        let source = |name: &str| Source::Url {
+            url: format!("{server}/{name}"),
+            sha256: Some(digest.to_owned()),
+        };
+        let Brought::File(kept) = downloads.bring("opam", &source("opam"), &|_| {}).unwrap() else {
+            panic!("no file")
+        };
+        assert_eq!(fs::read_to_string(kept).unwrap(), "hello\n");
+        fs::remove_dir_all(downloads.dir.join("sha256")).unwrap();
+        let error = downloads.bring("opam", &source("gone"), &|_| {}).unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("404"), "{cause}");
+    }
 }

@@ -5,7 +5,7 @@ mkdir -p .obuild-base/new "$repository"
 if [ -f .obuild-base/homebrew.tar ]; then
     tar -xf .obuild-base/homebrew.tar -C .obuild-base/new
     set -- .obuild-base/new/*
-    if [ $# != 1 ] || ! [ -d "$1" ]; then set -- .obuild-base/new; fi
+    if [ -e .obuild-base/new/bin/brew ] || [ $# != 1 ]; then set -- .obuild-base/new; fi
 else
     set -- .obuild-base/homebrew
 fi
