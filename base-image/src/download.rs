@@ -130,7 +130,8 @@ fn fetch(what: &str, url: &str, to: &Path) -> Result<()> {
     }
     let mut curl = Command::new("curl");
     curl.args(["--fail", "--location", "--silent", "--show-error", "--retry", "3"]);
-    curl.args(["--proto", "=https,http", "--connect-timeout", "30", "--output"]).arg(to);
+    curl.args(["--proto", "=https,http", "--proto-redir", "=https,http"]);
+    curl.args(["--connect-timeout", "30", "--output"]).arg(to);
     run(curl.args(["--", url])).map_err(failed)
 }
 
