@@ -44,6 +44,7 @@ enum Command {
     Dockerfile(command::dockerfile::Args),
     Healthcheck(command::healthcheck::Args),
     Setup(command::setup::Args),
+    BaseImage(command::base_image::Args),
     ServeTrees(command::serve_trees::Args),
     Doctor(command::doctor::Args),
     Completions(command::completions::Args),
@@ -99,6 +100,7 @@ impl Cli {
             Command::Healthcheck(args) => command::healthcheck::run(&args, &settings()?),
             Command::ServeTrees(args) => command::serve_trees::run(&args),
             Command::Setup(args) => command::setup::run(&args, &settings()?),
+            Command::BaseImage(args) => command::base_image::run(args, &settings()?),
             Command::Doctor(args) => command::doctor::run(&args, &settings()?),
             Command::Completions(args) => command::completions::run(&args),
             Command::Man(args) => command::man::run(&args),
@@ -106,8 +108,12 @@ impl Cli {
     }
 }
 
+/// The settings given to the innermost command, which is the one that is meant.
 fn collect_deep(matches: &ArgMatches) -> Vec<(Key, Vec<String>)> {
-    matches.subcommand().map(|(_, sub)| collect(sub)).unwrap_or_default()
+    match matches.subcommand() {
+        Some((_, sub)) => collect_deep(sub),
+        None => collect(matches),
+    }
 }
 
 /// Reads the configuration file and the environment beneath what the command line gave.

@@ -58,6 +58,9 @@ pub(crate) fn sandbox(settings: &Settings) -> Result<Arc<dyn Sandbox>, CommandEr
     Ok(Arc::new(build_user_sandbox(settings, Vec::new())?))
 }
 
+/// The part of the home that prefixes show.
+const SHOWN: &str = "local";
+
 /// Makes the sandbox, as what it is. Steps do not see `secret` files, nor the store. (The caller's home, with keys
 /// and the like, the sandbox hides by itself; the configuration file says nothing that steps may not know.)
 pub(crate) fn build_user_sandbox(
@@ -71,7 +74,9 @@ pub(crate) fn build_user_sandbox(
     }
     let (users, isolation, limits) = (settings.users()?, settings.isolation(), settings.limits());
     let fuse = settings.fuse().map(served_by_ourselves).transpose()?;
-    let config = Config { users, hidden, isolation, limits, fuse, ..Config::new(settings.home()) };
+    let prefixes = settings.prefixes().into_iter().map(|prefix| (prefix, SHOWN.into())).collect();
+    let home = settings.home();
+    let config = Config { users, prefixes, hidden, isolation, limits, fuse, ..Config::new(home) };
     Ok(BuildUserSandbox::new(config)?)
 }
 

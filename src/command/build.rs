@@ -76,6 +76,7 @@ impl Set for Uses {
         Key::Retries,
         Key::Fuse,
         Key::Home,
+        Key::Prefixes,
         Key::Uid,
         Key::UserPrefix,
         Key::Slots,

@@ -1,5 +1,6 @@
 //! One file for each subcommand.
 
+pub(crate) mod base_image;
 pub(crate) mod build;
 pub(crate) mod clean;
 pub(crate) mod completions;

@@ -127,6 +127,16 @@ impl Settings {
         self.text(Key::Home).into()
     }
 
+    /// What shows the home's `local` to steps; the first is where base images have Homebrew.
+    pub(crate) fn prefixes(&self) -> Vec<PathBuf> {
+        self.of(Key::Prefixes).0.iter().map(PathBuf::from).collect()
+    }
+
+    /// The file that says where the parts of base images come from.
+    pub(crate) fn sources(&self) -> PathBuf {
+        self.text(Key::Sources).into()
+    }
+
     /// The build users, one for each slot.
     pub(crate) fn users(&self) -> Result<Vec<Account>, CommandError> {
         let number = |key: Key, name: &str| {
@@ -210,6 +220,7 @@ mod tests {
             config: "/c.toml".into(),
             homes: Some("/Users".into()),
             docker: None,
+            prefix: "/usr/local".into(),
         }
     }
 

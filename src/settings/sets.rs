@@ -32,6 +32,7 @@ impl Set for OfSteps {
         Key::Retries,
         Key::Fuse,
         Key::Home,
+        Key::Prefixes,
         Key::Uid,
         Key::UserPrefix,
         Key::Slots,

@@ -43,6 +43,8 @@ pub(crate) enum Key {
     Fuse,
     /// Where every build sees its home.
     Home,
+    /// What shows `~/local` to steps.
+    Prefixes,
     /// The build user's number.
     Uid,
     /// What the build user's name begins with.
@@ -71,6 +73,8 @@ pub(crate) enum Key {
     MinFree,
     /// Results unused for so long may go.
     OlderThan,
+    /// Where the parts of base images come from.
+    Sources,
 }
 
 /// How many values a setting takes.
@@ -115,7 +119,7 @@ impl Setting {
 }
 
 /// Every setting, in the order of [`Key`].
-pub(crate) static SETTINGS: [Setting; 29] = [
+pub(crate) static SETTINGS: [Setting; 31] = [
     Setting {
         key: Key::Store,
         name: "store",
@@ -265,6 +269,15 @@ pub(crate) static SETTINGS: [Setting; 29] = [
         },
     },
     Setting {
+        key: Key::Prefixes,
+        name: "prefixes",
+        value_name: "DIR",
+        help: "Show the home's `local` to steps at this directory, which must be there; may be given several times",
+        form: Form::Paths,
+        check: absolute,
+        default: |place, _| vec![place.prefix.display().to_string()],
+    },
+    Setting {
         key: Key::Uid,
         name: "uid",
         value_name: "N",
@@ -390,6 +403,17 @@ pub(crate) static SETTINGS: [Setting; 29] = [
         check: |text| units::parse_duration(text).map(drop),
         default: |_, _| Vec::new(),
     },
+    Setting {
+        key: Key::Sources,
+        name: "sources",
+        value_name: "FILE",
+        help: "Read where the parts of base images come from in this file",
+        form: Form::One,
+        check: not_empty,
+        default: |place, _| {
+            vec![place.config.with_file_name("base-images.toml").display().to_string()]
+        },
+    },
 ];
 
 /// More build users than this are a slip of the finger.
@@ -501,6 +525,8 @@ mod tests {
             (Key::MaxImageSize, "5G", "0"),
             (Key::Fuse, "/homes", "homes"),
             (Key::Home, "/home", "home"),
+            (Key::Prefixes, "/opt/homebrew", "homebrew"),
+            (Key::Sources, "sources.toml", ""),
             (Key::Uid, "705", "0"),
             (Key::Uid, "1", "4294967295"),
             (Key::UserPrefix, "mac", "Mac"),
