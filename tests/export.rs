@@ -28,7 +28,8 @@ fn everything(tree: &Path) -> Vec<u8> {
     let steps = vec![Step { tree: tree.to_owned(), heading: String::new() }];
     let cancel = Cancel::new();
     let (env, workdir) = (Vec::new(), String::new());
-    let plan = Plan { steps, squash: false, env, workdir, owner: None, cancel: &cancel };
+    let (user, owner) = (None, None);
+    let plan = Plan { steps, squash: false, env, workdir, user, owner, cancel: &cancel };
     Exporter { plan }.to_tar(&path).unwrap();
     fs::read(path).unwrap()
 }

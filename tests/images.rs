@@ -203,6 +203,68 @@ fn an_image_is_pulled_from_a_registry_and_built_on() {
     world.assert_clean();
 }
 
+/// A `docker-credential-obuildtest` that knows one registry, and a configuration of Docker's that names it; gives `PATH` and the
+/// configuration's directory.
+fn helper(world: &World, host: &str) -> (String, PathBuf) {
+    let (bin, config) = (world.path("helpers"), world.path("docker-config"));
+    fs::create_dir(&bin).unwrap();
+    fs::create_dir(&config).unwrap();
+    let answer = r#"{"ServerURL":"x","Username":"ann","Secret":"secret"}"#;
+    let script = format!(
+        "#!/bin/sh\ncase \"$1 $(cat)\" in\n\"get {host}\") echo '{answer}';;\n\
+         *) echo 'credentials not found in native keychain'; exit 1;;\nesac\n"
+    );
+    let program = bin.join("docker-credential-obuildtest");
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(config.join("config.json"), r#"{"credsStore": "obuildtest"}"#).unwrap();
+    (format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()), config)
+}
+
+#[test]
+fn a_helper_gives_the_password_for_pulling_and_pushing() {
+    let Some(registry) = Registry::for_ann() else { return };
+    let world = World::new();
+    let id = world.build_ok("((from scratch) (run (shell \"echo hello > which\")))");
+    let name = format!("{}/private/app:1", registry.host);
+    let (path, config) = helper(&world, &registry.host);
+    let run = |args: &[&str], known: bool| {
+        let mut command = world.command(args);
+        command.env("PATH", &path);
+        if known {
+            command.env("DOCKER_CONFIG", &config);
+        }
+        common::Running::start(command).finish()
+    };
+    let export = ["export", id.as_str(), "--to", name.as_str()];
+    run(&export, false).code(3).says("does not let us");
+    run(&export, true).success();
+    let spec = world.spec(&format!("((from {name}) (run (shell \"cp which copy\")))"));
+    let build = ["build", "--pull", "always", spec.to_str().unwrap()];
+    run(&build, false).code(3).says("does not let us");
+    let built = run(&build, true).success().got();
+    assert_eq!(fs::read_to_string(world.result_file(&built, "copy")).unwrap(), "hello\n");
+}
+
+#[test]
+fn a_registry_that_is_not_loopback_needs_a_certificate_that_is_trusted() {
+    let Some(registry) = Registry::with_tls() else { return };
+    let world = World::new();
+    let id = world.build_ok("((from scratch) (run (shell \"echo hello > which\")))");
+    let (name, trusted) = (format!("{}/app:1", registry.host), registry.authority());
+    let export = ["export", &id, "--to", &name, "--retries", "0"];
+    world.run(export).code(3).says("certificate");
+    world.run([&export[..], &["--ca-file", &trusted]].concat()).success();
+    let spec = world.spec(&format!("((from {name}) (run (shell \"cp which copy\")))"));
+    let build = ["build", "--pull", "missing", "--retries", "0", spec.to_str().unwrap()];
+    world.run(build).code(3).says("certificate");
+    let built = world.run([&build[..], &["--ca-file", &trusted]].concat()).success().got();
+    assert_eq!(fs::read_to_string(world.result_file(&built, "copy")).unwrap(), "hello\n");
+    // In the clear, which it does not speak, only when that is asked for.
+    let plain = ["import", "--pull", "always", "--retries", "0", "--plain-http", &registry.host, &name, "x"];
+    world.run(plain).code(3).says("400");
+}
+
 /// What a result stands on.
 fn base_of(world: &World, id: &str) -> String {
     let facts = world.run(["inspect", "--json", id]).success();

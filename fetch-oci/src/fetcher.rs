@@ -190,14 +190,17 @@ impl OciFetcher {
         cancel: &Cancel,
     ) -> Result<contracts::Image> {
         let pulled = self.source.resolve(reference, cancel)?;
-        let image = &pulled.image;
+        let (image, options) = (&pulled.image, &self.settings.unpack);
+        if image.stored() > options.most_stored() {
+            let limit = format!("{} bytes", options.most_bytes);
+            return Err(Error::TooLarge { what: format!("{reference}, compressed,"), limit });
+        }
         say(log, &format!("Pulling {reference}: image {}", image.digest.short()))?;
         let incoming = self.source.layers(reference, image, cancel)?;
         let (total, count) = (megabytes(incoming.total()), image.layers.len());
         if incoming.total() > 0 {
             say(log, &format!("{total} of {count} layers have to come"))?;
         }
-        let options = &self.settings.unpack;
         let unpacked = image.unpack(&incoming, rootfs, options, cancel, &mut |number, layer| {
             incoming.wait_for(&layer.at, &mut |received| {
                 say(log, &format!("Received {} of {total}", megabytes(received)))

@@ -75,6 +75,15 @@ impl Image {
         Ok(Self { digest, config, layers })
     }
 
+    /// Bytes of all layers as they are stored, so far as that is known.
+    pub(crate) fn stored(&self) -> u64 {
+        let sizes = self.layers.iter().map(|layer| match &layer.at {
+            LayerAt::Blob(blob) => blob.size,
+            LayerAt::Member(_) => 0,
+        });
+        sizes.fold(0, u64::saturating_add)
+    }
+
     /// Unpacks all layers into the empty directory `rootfs`; `told` hears of each layer before it is unpacked.
     pub(crate) fn unpack(
         &self,

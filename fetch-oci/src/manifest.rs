@@ -110,6 +110,9 @@ pub struct RunConfig {
     /// Where commands run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_dir: Option<String>,
+    /// Who they run as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
 }
 
 /// The layers of an image, unpacked.

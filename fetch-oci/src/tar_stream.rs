@@ -14,6 +14,9 @@ const BLOCK: usize = 512;
 /// Extended headers and long names are at most this many bytes.
 const LARGEST_HEADER: u64 = 1 << 20;
 
+/// No file is larger than this many bytes, so that sums of sizes and places fit.
+const LARGEST_FILE: u64 = 1 << 60;
+
 /// Prefix of an extended attribute in an extended header.
 const XATTR: &[u8] = b"SCHILY.xattr.";
 
@@ -131,6 +134,9 @@ impl<R: BufRead> TarStream<R> {
         let kind = kind(header, &path, link.unwrap_or_default())?;
         // Nothing else has contents, whatever its header says.
         let size = if kind == Kind::File { number("size", header.entry_size())? } else { 0 };
+        if size > LARGEST_FILE {
+            return Err(bad("an entry is larger than any file can be"));
+        }
         let (uid, gid) = (
             number("uid", or_blank(&header.as_old().uid, header.uid()))?,
             number("gid", or_blank(&header.as_old().gid, header.gid()))?,

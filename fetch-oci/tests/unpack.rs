@@ -172,6 +172,8 @@ fn hostile_layers_are_refused_by_name() {
     check(Tar::new().pax("GNU.sparse.major", "1").file("x", ""), "sparse");
     check(Tar::new().entry(EntryType::new(b'Z'), "x", "", b""), "unknown type");
     check(Tar::new().raw(&[7; 512]), "damaged");
+    let most = u64::MAX.to_string();
+    check(Tar::new().pax("size", &most).file("x", ""), "larger than any file can be");
     let mut long = Tar::new();
     long.header(EntryType::XHeader, "pax", "", 1 << 40, 0o644);
     check(long, "too long");
@@ -213,6 +215,25 @@ fn devices_are_left_out_and_said() {
     image.unwrap();
     assert!(log.contains("Left out `dev/null`: it is a device"), "{log}");
     assert!(!world.exists("dev/null") && !world.exists("dev/sda") && world.exists("file"));
+}
+
+#[test]
+fn devices_are_made_for_those_who_ask_and_may() {
+    let world = World::with(|settings| settings.unpack.devices = true);
+    let layer = Tar::new().entry(EntryType::Char, "dev/zero", "", b"").file("file", "x").done();
+    let layout = world.layout("layout").plain(&[layer]);
+    let (image, log) = world.fetch(&layout.name());
+    match (is_root(), image) {
+        (true, Ok(_)) => {
+            let meta = fs::symlink_metadata(world.rootfs().join("dev/zero")).unwrap();
+            assert!(std::os::unix::fs::FileTypeExt::is_char_device(&meta.file_type()));
+        }
+        (true, Err(error)) => eprintln!("SKIP: no devices can be made here: {error}"),
+        (false, image) => {
+            image.unwrap();
+            assert!(log.contains("Left out `dev/zero`"), "{log}");
+        }
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::{output, session, signals};
 
 /// Export a result as an image, with one layer for each step
 ///
-/// The image has the environment and the working directory of the result's step. The same result gives the same image.
+/// The image has the environment, the working directory and the user of the result's step. The same result gives the same image.
 /// Where it goes: oci:PATH[:TAG], an OCI layout; docker-archive:PATH[:NAME:TAG], what `docker load` reads;
 /// HOST/NAME:TAG, a registry; tar:PATH, the tree alone, compressed if the name ends with gz; dir:PATH, a copy of the tree
 /// with its environment beside it, which is what --images takes.
@@ -85,6 +85,7 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
         squash: args.squash,
         env,
         workdir: meta.surroundings.workdir.clone(),
+        user: meta.surroundings.user.clone(),
         owner,
         cancel: &cancel,
     };

@@ -48,6 +48,7 @@ impl Set for Uses {
         Key::Platform,
         Key::Layers,
         Key::MaxImageSize,
+        Key::ImageDevices,
         Key::PlainHttp,
         Key::CaFile,
         Key::DockerConfig,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use fetch_oci::{Access, DockerFetcher, Options, Platform, Pull};
 
 use super::resolve::Settings;
-use super::table::Key;
+use super::table::{Key, switch};
 use crate::error::CommandError;
 
 /// Reads when registries are asked.
@@ -74,7 +74,8 @@ impl Settings {
     fn unpack(&self) -> Options {
         let usual = Options::default();
         let most_bytes = self.size(Key::MaxImageSize).unwrap_or(usual.most_bytes);
-        Options { most_bytes, ..usual }
+        let devices = switch(self.text(Key::ImageDevices)) == Ok(true);
+        Options { most_bytes, devices, ..usual }
     }
 
     fn pull(&self) -> Result<Pull, CommandError> {

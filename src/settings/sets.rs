@@ -26,6 +26,7 @@ impl Set for OfSteps {
         Key::Platform,
         Key::Layers,
         Key::MaxImageSize,
+        Key::ImageDevices,
         Key::PlainHttp,
         Key::CaFile,
         Key::DockerConfig,

@@ -31,6 +31,8 @@ pub(crate) enum Key {
     Layers,
     /// Most bytes that an image may unpack to.
     MaxImageSize,
+    /// Whether device nodes of images are made.
+    ImageDevices,
     /// Registries that are spoken to without TLS.
     PlainHttp,
     /// Certificates of registries.
@@ -119,7 +121,7 @@ impl Setting {
 }
 
 /// Every setting, in the order of [`Key`].
-pub(crate) static SETTINGS: [Setting; 31] = [
+pub(crate) static SETTINGS: [Setting; 32] = [
     Setting {
         key: Key::Store,
         name: "store",
@@ -204,6 +206,15 @@ pub(crate) static SETTINGS: [Setting; 31] = [
         form: Form::One,
         check: some_size,
         default: |_, _| vec!["64GiB".into()],
+    },
+    Setting {
+        key: Key::ImageDevices,
+        name: "image-devices",
+        value_name: "BOOL",
+        help: "Make the device nodes of images, which only root can; else they are left out",
+        form: Form::Switch,
+        check: |text| switch(text).map(drop),
+        default: |_, _| vec!["false".into()],
     },
     Setting {
         key: Key::PlainHttp,
@@ -523,6 +534,7 @@ mod tests {
             (Key::Pull, "always", "sometimes"),
             (Key::Platform, "linux/arm64", "linux"),
             (Key::MaxImageSize, "5G", "0"),
+            (Key::ImageDevices, "true", "some"),
             (Key::Fuse, "/homes", "homes"),
             (Key::Home, "/home", "home"),
             (Key::Prefixes, "/opt/homebrew", "homebrew"),

@@ -34,6 +34,8 @@ pub struct Plan<'a> {
     pub env: Vec<(String, String)>,
     /// Where its commands ran last.
     pub workdir: String,
+    /// Who they ran as, if not as root.
+    pub user: Option<String>,
     /// Who everything belongs to in the image; `None` for those it belongs to here.
     pub owner: Option<(u32, u32)>,
     /// To stop it.

@@ -129,6 +129,7 @@ fn config(plan: &Plan<'_>, layers: &[MadeLayer], history: Vec<History>) -> Confi
         config: Some(RunConfig {
             env: Some(env.collect()),
             working_dir: Some(plan.workdir.clone()),
+            user: plan.user.clone(),
         }),
         rootfs: RootFs {
             kind: "layers".to_owned(),

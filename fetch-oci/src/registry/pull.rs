@@ -187,9 +187,10 @@ impl Source {
         if !todo.is_empty() && self.pull == Pull::Never {
             return Err(Error::NotHere(reference.to_string()));
         }
-        let total = todo.iter().map(|blob| blob.size).sum();
+        let total = todo.iter().fold(0, |total: u64, blob| total.saturating_add(blob.size));
         let (cancel, on_cancel) = cancel.child();
-        let threads = self.access.parallel.clamp(1, todo.len().max(1));
+        // A layer may be said to have no bytes at all, and still has to come.
+        let threads = self.access.parallel.max(1).min(todo.len());
         let coming = Arc::new(Coming {
             client: Client::new(&self.access, reference)?,
             cache: self.cache.clone(),
@@ -198,11 +199,9 @@ impl Source {
             received: AtomicU64::new(0),
             cancel,
         });
-        if total > 0 {
-            for _ in 0..threads {
-                let coming = coming.clone();
-                thread::spawn(move || coming.work());
-            }
+        for _ in 0..threads {
+            let coming = coming.clone();
+            thread::spawn(move || coming.work());
         }
         Ok(Incoming { coming, total, _on_cancel: on_cancel })
     }

@@ -41,6 +41,13 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Most bytes that the archives of an image may have: headers and padding come on top of contents.
+    pub(crate) fn most_stored(&self) -> u64 {
+        self.most_bytes.saturating_add(self.most_entries.saturating_mul(1024))
+    }
+}
+
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Unpacked {
@@ -102,8 +109,7 @@ impl<'a> Unpacker<'a> {
 
     /// Unpacks one layer on top of those before; `name` is for messages.
     pub(crate) fn layer(&mut self, name: &str, blob: LayerBlob<'_>) -> Result<()> {
-        // Headers and padding come on top of contents.
-        let most = self.options.most_bytes.saturating_add(self.options.most_entries << 10);
+        let most = self.options.most_stored();
         let failed = |entry: &str, error: std::io::Error| match Error::io("", error) {
             Error::Io { source, .. } => bad(name, entry, format!("cannot be unpacked: {source}")),
             ours => ours,

@@ -41,11 +41,14 @@ pub struct Surroundings {
     pub env: Vec<(String, String)>,
     /// Its networks.
     pub network: Vec<String>,
+    /// Its user, as `UID:GID` or a name, if the spec has one other than root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
 }
 
 impl Default for Surroundings {
     fn default() -> Self {
-        Self { workdir: "/".to_owned(), env: Vec::new(), network: Vec::new() }
+        Self { workdir: "/".to_owned(), env: Vec::new(), network: Vec::new(), user: None }
     }
 }
 
