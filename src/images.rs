@@ -47,6 +47,7 @@ impl Images {
                 Some(fetch_oci::Error::Denied { .. }) => {
                     format!("{source}, which may mean that there is none of this name")
                 }
+                Some(fetch_oci::Error::Unreachable { .. }) => return self.unreachable(base, error),
                 _ => return error,
             },
             FetchError::Cancelled(_) => return error,
@@ -57,6 +58,18 @@ impl Images {
                 FetchError::Unknown { name, known, hint }
             }
             _ => error,
+        }
+    }
+
+    /// The same where nobody answers: the network's fault, and perhaps a slip in the name of a directory.
+    fn unreachable(&self, base: &BStr, error: FetchError) -> FetchError {
+        match (self.dirs.environment(base), error) {
+            (Err(FetchError::Unknown { hint, .. }), FetchError::Failed { source, .. }) => {
+                let action =
+                    format!("bring the image `{base}`, which no directory of images has ({hint})");
+                FetchError::Failed { action, source }
+            }
+            (_, error) => error,
         }
     }
 }

@@ -98,6 +98,15 @@ fn names_are_looked_up_in_order() {
         world.build(&format!("((from {name}))")).code(2).says("there is no base image");
     }
     world.build("((from alpine))").says("registries are not to be asked").says("busybox");
+    let spec = world.spec("((from busibox))");
+    let args = ["build", "--pull", "missing", "--retries", "0", spec.to_str().unwrap()];
+    let mut asked = world.command(args);
+    // Nobody is there, so that no registry is asked.
+    asked.env("HTTPS_PROXY", "http://127.0.0.1:1");
+    let asked = common::Running::start(asked).finish().code(3);
+    asked
+        .says("which no directory of images has (did you mean `busybox`?)")
+        .says("cannot be reached");
     world.build("((from Not+Valid))").code(2).says("there is no base image `Not+Valid`");
 }
 
@@ -261,7 +270,17 @@ fn a_registry_that_is_not_loopback_needs_a_certificate_that_is_trusted() {
     let built = world.run([&build[..], &["--ca-file", &trusted]].concat()).success().got();
     assert_eq!(fs::read_to_string(world.result_file(&built, "copy")).unwrap(), "hello\n");
     // In the clear, which it does not speak, only when that is asked for.
-    let plain = ["import", "--pull", "always", "--retries", "0", "--plain-http", &registry.host, &name, "x"];
+    let plain = [
+        "import",
+        "--pull",
+        "always",
+        "--retries",
+        "0",
+        "--plain-http",
+        &registry.host,
+        &name,
+        "x",
+    ];
     world.run(plain).code(3).says("400");
 }
 

@@ -306,3 +306,81 @@ fn deep_trees_are_unpacked_replaced_and_hidden() {
     assert!(!world.exists("top") && world.exists("new/d/d/d"));
     assert_eq!(common_names(&world.rootfs()), ["new"]);
 }
+
+/// Numbers that look random and are the same each time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, most: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % most
+    }
+}
+
+/// Changes a few bytes of `archive`, and makes the checksums of all its blocks right again, so that what was changed is believed.
+fn twisted(archive: &[u8], numbers: &mut Numbers) -> Vec<u8> {
+    let mut bytes = archive.to_vec();
+    for _ in 0..=numbers.below(4) {
+        let at = numbers.below(bytes.len());
+        bytes[at] = match numbers.below(6) {
+            0 => 0,
+            1 => b'.',
+            2 => b'/',
+            3 => b'0' + numbers.below(8) as u8,
+            4 => 0xff,
+            _ => numbers.below(256) as u8,
+        };
+        let block = &mut bytes[at / 512 * 512..][..512];
+        if block.iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn whatever_an_archive_says_nothing_outside_is_touched() {
+    let world = World::limited(1 << 20, 1000);
+    let outside = world.path("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("precious"), "mine").unwrap();
+    let lower = Tar::new()
+        .dir("dir/", 0o755)
+        .file("dir/file", "lower")
+        .symlink("out", &outside.display().to_string())
+        .symlink("up", "../outside")
+        .done();
+    let upper = Tar::new()
+        .file("dir/file", "upper")
+        .link("dir/other", "dir/file")
+        .pax("mtime", "1500000000.25")
+        .pax("SCHILY.xattr.user.note", b"note")
+        .file("out/precious", "theirs")
+        .symlink("dir/link", "/outside")
+        .file("up/.wh.precious", "")
+        .file("dir/.wh..wh..opq", "")
+        .entry(EntryType::Fifo, "fifo", "", b"")
+        .entry(EntryType::GNULongName, "long", "", "n/".repeat(60).as_bytes())
+        .file("short", "x")
+        .dir("out/", 0o700)
+        .done();
+    let (mut numbers, mut good) = (Numbers(7), 0);
+    for round in 0..300 {
+        let layout = world.layout("layout").plain(&[lower.clone(), twisted(&upper, &mut numbers)]);
+        good += u32::from(world.fetch(&layout.name()).0.is_ok());
+        assert_eq!(common_names(&outside), ["precious"], "round {round}");
+        let text = fs::read_to_string(outside.join("precious")).unwrap();
+        assert_eq!(text, "mine", "round {round}");
+    }
+    assert!(
+        (20..280).contains(&good),
+        "{good} of 300 archives were taken, so that this shows little"
+    );
+    let mut names = common_names(world.dir.path());
+    names.sort();
+    assert_eq!(names, ["layout", "outside", "rootfs"]);
+}

@@ -48,7 +48,8 @@ impl Registry {
             return None;
         }
         let path = |name: &str| dir.path().join(name).display().to_string();
-        let tls = format!("  tls:\n    certificate: {}\n    key: {}\n", path("own.pem"), path("own.key"));
+        let tls =
+            format!("  tls:\n    certificate: {}\n    key: {}\n", path("own.pem"), path("own.key"));
         Self::configured(&name, dir, &tls)
     }
 
@@ -93,13 +94,17 @@ fn certificates(dir: &Path, name: &str) -> bool {
     let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
     let authority = ["req", "-x509", "-days", "2", "-subj", "/CN=tests"];
     let request = ["req", "-subj", "/CN=registry"];
-    let (ca, ca_key, own, own_key) = (path("ca.pem"), path("ca.key"), path("own.pem"), path("own.key"));
+    let (ca, ca_key, own, own_key) =
+        (path("ca.pem"), path("ca.key"), path("own.pem"), path("own.key"));
     let asked = path("own.csr");
     let extensions = path("extensions");
     let sign = ["x509", "-req", "-days", "2", "-CAcreateserial", "-CA", &ca, "-CAkey", &ca_key];
     tool("openssl", &[&authority[..], &key, &["-keyout", &ca_key, "-out", &ca]].concat())
         && tool("openssl", &[&request[..], &key, &["-keyout", &own_key, "-out", &asked]].concat())
-        && tool("openssl", &[&sign[..], &["-in", &asked, "-out", &own, "-extfile", &extensions]].concat())
+        && tool(
+            "openssl",
+            &[&sign[..], &["-in", &asked, "-out", &own, "-extfile", &extensions]].concat(),
+        )
 }
 
 fn launch(dir: &TempDir, name: &str, more: &str) -> std::io::Result<(Child, String)> {
