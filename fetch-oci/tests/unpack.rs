@@ -364,12 +364,13 @@ fn whatever_an_archive_says_nothing_outside_is_touched() {
         .file("up/.wh.precious", "")
         .file("dir/.wh..wh..opq", "")
         .entry(EntryType::Fifo, "fifo", "", b"")
-        .entry(EntryType::GNULongName, "long", "", "n/".repeat(60).as_bytes())
+        .entry(EntryType::GNULongName, "long", "", format!("{}file", "n/".repeat(60)).as_bytes())
         .file("short", "x")
         .dir("out/", 0o700)
         .done();
     let (mut numbers, mut good) = (Numbers(7), 0);
-    for round in 0..300 {
+    world.unpack(&[lower.clone(), upper.clone()]);
+    for round in 0..100 {
         let layout = world.layout("layout").plain(&[lower.clone(), twisted(&upper, &mut numbers)]);
         good += u32::from(world.fetch(&layout.name()).0.is_ok());
         assert_eq!(common_names(&outside), ["precious"], "round {round}");
@@ -377,8 +378,8 @@ fn whatever_an_archive_says_nothing_outside_is_touched() {
         assert_eq!(text, "mine", "round {round}");
     }
     assert!(
-        (20..280).contains(&good),
-        "{good} of 300 archives were taken, so that this shows little"
+        (10..95).contains(&good),
+        "{good} of 100 archives were taken, so that this shows little"
     );
     let mut names = common_names(world.dir.path());
     names.sort();
