@@ -47,6 +47,8 @@ impl Files {
 
     /// Opens the file `name`; `None` if there is none.
     pub(crate) fn get(&self, name: &str) -> Result<Option<Opened>> {
+        // Names come from manifests, and lead to nothing outside.
+        let name = normal(name);
         if let Some(archive) = &self.archive {
             return Ok(archive.get(name));
         }
@@ -92,8 +94,7 @@ impl Archive {
         Ok(Self { file: Arc::new(file), members })
     }
 
-    fn get(&self, name: &str) -> Option<Opened> {
-        let mut name = name.to_owned();
+    fn get(&self, mut name: String) -> Option<Opened> {
         // A member may be a link to another, which `docker save` makes of layers that images share.
         for _ in 0..8 {
             match self.members.get(&name)? {

@@ -200,3 +200,35 @@ fn documents_that_make_no_sense_are_refused() {
     }
     assert!(error("docker-archive:/does/not/exist.tar").contains("/does/not/exist.tar"));
 }
+
+#[test]
+fn names_in_a_docker_archive_lead_to_nothing_outside() {
+    let world = World::new();
+    let layer = Tar::new().file("secret", "x").done();
+    let diff_id = Digest::of(&layer);
+    fs::write(world.path("layer.tar"), &layer).unwrap();
+    let config = format!(
+        r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
+    );
+    let saved = world.path("saved");
+    fs::create_dir(&saved).unwrap();
+    fs::write(saved.join("config.json"), &config).unwrap();
+    for outside in ["../layer.tar".to_owned(), world.path("layer.tar").display().to_string()] {
+        let list = format!(r#"[{{"Config":"config.json","Layers":["{outside}"]}}]"#);
+        fs::write(saved.join("manifest.json"), &list).unwrap();
+        let error = world.fetch_error(&format!("docker-archive:{}", saved.display()));
+        assert!(error.contains("lacks a layer that it names"), "{error}");
+        let archive = Tar::new().file("manifest.json", &list).file("config.json", &config);
+        fs::write(world.path("saved.tar"), archive.done()).unwrap();
+        let error =
+            world.fetch_error(&format!("docker-archive:{}/saved.tar", world.path("").display()));
+        assert!(error.contains("lacks a layer that it names"), "{error}");
+    }
+    // One whose layer would end behind the end of the world.
+    for size in [u64::MAX, i64::MAX as u64, 1 << 59] {
+        let archive = Tar::new().pax("size", size.to_string()).file("manifest.json", "");
+        fs::write(world.path("saved.tar"), archive.done()).unwrap();
+        let name = format!("docker-archive:{}", world.path("saved.tar").display());
+        assert!(!world.fetch_error(&name).is_empty());
+    }
+}
