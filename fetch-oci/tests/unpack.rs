@@ -370,7 +370,7 @@ fn whatever_an_archive_says_nothing_outside_is_touched() {
         .done();
     let (mut numbers, mut good) = (Numbers(7), 0);
     world.unpack(&[lower.clone(), upper.clone()]);
-    for round in 0..100 {
+    for round in 0..40 {
         let layout = world.layout("layout").plain(&[lower.clone(), twisted(&upper, &mut numbers)]);
         good += u32::from(world.fetch(&layout.name()).0.is_ok());
         assert_eq!(common_names(&outside), ["precious"], "round {round}");
@@ -378,8 +378,8 @@ fn whatever_an_archive_says_nothing_outside_is_touched() {
         assert_eq!(text, "mine", "round {round}");
     }
     assert!(
-        (10..95).contains(&good),
-        "{good} of 100 archives were taken, so that this shows little"
+        (4..40).contains(&good),
+        "{good} of 40 archives were taken, so that this shows little"
     );
     let mut names = common_names(world.dir.path());
     names.sort();
