@@ -71,7 +71,7 @@ fn what_is_exported_comes_back_unchanged() {
     }
     let again = format!("oci:{}:v1", world.path("again").display());
     assert_eq!(exported(&world, &id, &again, &[]), digest, "the same result is the same image");
-    let tree = import(&world, &format!("{again}"), "back");
+    let tree = import(&world, &again, "back");
     assert!(everything(&tree) == before);
     let layers = |path: &str| {
         let index: serde_json::Value =
