@@ -320,7 +320,7 @@ fn wrong_bytes_are_refused_whatever_a_registry_says() {
         }
         answer
     };
-    let (_server, name) = bad_registry(&[bytes.clone()], flipped);
+    let (_server, name) = bad_registry(std::slice::from_ref(&bytes), flipped);
     let world = World::new();
     let error = world.fetch_error(&name);
     assert!(error.contains("is damaged: it should be sha256:"), "{error}");

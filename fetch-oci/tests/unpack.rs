@@ -377,10 +377,7 @@ fn whatever_an_archive_says_nothing_outside_is_touched() {
         let text = fs::read_to_string(outside.join("precious")).unwrap();
         assert_eq!(text, "mine", "round {round}");
     }
-    assert!(
-        (4..40).contains(&good),
-        "{good} of 40 archives were taken, so that this shows little"
-    );
+    assert!((4..40).contains(&good), "{good} of 40 archives were taken, so that this shows little");
     let mut names = common_names(world.dir.path());
     names.sort();
     assert_eq!(names, ["layout", "outside", "rootfs"]);
