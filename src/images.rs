@@ -1,42 +1,100 @@
-//! Base images of all the places where there may be some.
+//! Where `(from NAME)` leads: `scratch`, an image in the store's pool, a directory of images, a layout or archive, a
+//! registry, in this order.
 
 use std::path::Path;
 
-use obuilder_core::bstr::{BStr, BString};
+use fetch_dir::DirFetcher;
+use fetch_oci::{DockerFetcher, ImageName, OciFetcher, Reference};
+use obuilder_core::bstr::{BStr, BString, ByteSlice};
 use obuilder_core::contracts::{Fingerprint, Image};
 use obuilder_core::error::FetchError;
 use obuilder_core::{BuildLog, Cancel, Fetcher};
-
-use fetch_dir::DirFetcher;
 use store_zfs::ZfsFetcher;
 
-/// The store's own images, then directories.
+/// All fetchers as one.
 pub(crate) struct Images {
-    pool: Option<ZfsFetcher>,
-    dirs: DirFetcher,
+    /// Those in the store's pool, if it can have any.
+    pub(crate) pool: Option<ZfsFetcher>,
+    pub(crate) dirs: DirFetcher,
+    pub(crate) oci: OciFetcher,
+    /// Brings what is in registries instead of `oci`.
+    pub(crate) docker: Option<DockerFetcher>,
 }
 
 impl Images {
-    /// Those in directories, and those of `pool`, which come first.
-    pub(crate) fn new(pool: Option<ZfsFetcher>, dirs: DirFetcher) -> Self {
-        Self { pool, dirs }
+    /// The one that `base` is for.
+    fn of(&self, base: &BStr) -> &dyn Fetcher {
+        if ImageName::is_file(base) {
+            return &self.oci;
+        }
+        if self.dirs.claims(base) || !self.is_reference(base) {
+            return &self.dirs;
+        }
+        match &self.docker {
+            Some(docker) => docker,
+            None => &self.oci,
+        }
     }
 
-    /// Asks the pool, and for what it does not know the directories.
+    fn is_reference(&self, base: &BStr) -> bool {
+        base.to_str().is_ok_and(|text| Reference::parse(text).is_ok())
+    }
+
+    /// Whoever wrote a name without a registry may have meant a directory: says what there is.
+    fn explained(&self, base: &BStr, error: FetchError) -> FetchError {
+        if ImageName::is_file(base) || base.contains(&b'/') || self.dirs.claims(base) {
+            return error;
+        }
+        let elsewhere = match &error {
+            FetchError::Unknown { hint, .. } => hint.clone(),
+            FetchError::Failed { source, .. } => match source.downcast_ref() {
+                Some(fetch_oci::Error::Denied { .. }) => {
+                    format!("{source}, which may mean that there is none of this name")
+                }
+                Some(fetch_oci::Error::Unreachable { .. }) => return self.unreachable(base, error),
+                _ => return error,
+            },
+            FetchError::Cancelled(_) => return error,
+        };
+        match self.dirs.environment(base) {
+            Err(FetchError::Unknown { name, known, hint }) => {
+                let hint = format!("{hint}\n{elsewhere}");
+                FetchError::Unknown { name, known, hint }
+            }
+            _ => error,
+        }
+    }
+
+    /// The same where nobody answers: the network's fault, and perhaps a slip in the name of a directory.
+    fn unreachable(&self, base: &BStr, error: FetchError) -> FetchError {
+        match (self.dirs.environment(base), error) {
+            (Err(FetchError::Unknown { hint, .. }), FetchError::Failed { source, .. }) => {
+                let action =
+                    format!("bring the image `{base}`, which no directory of images has ({hint})");
+                FetchError::Failed { action, source }
+            }
+            (_, error) => error,
+        }
+    }
+}
+
+impl Images {
+    /// Asks the pool, and for what it does not know whoever else it is for.
     fn first<T>(
         &self,
         base: &BStr,
         ask: impl Fn(&dyn Fetcher) -> Result<T, FetchError>,
     ) -> Result<T, FetchError> {
+        let others = || ask(self.of(base)).map_err(|error| self.explained(base, error));
         // The empty image is nobody's, and need not be asked for.
         let pool = self.pool.as_ref().filter(|_| base != "scratch");
-        let Some(pool) = pool else { return ask(&self.dirs) };
+        let Some(pool) = pool else { return others() };
         match ask(pool) {
-            Err(FetchError::Unknown { known, hint, .. }) => ask(&self.dirs).map_err(|error| {
-                let FetchError::Unknown { name, known: others, hint: other } = error else {
+            Err(FetchError::Unknown { known, hint, .. }) => others().map_err(|error| {
+                let FetchError::Unknown { name, known: more, hint: other } = error else {
                     return error;
                 };
-                let known = known.into_iter().chain(others).collect();
+                let known = known.into_iter().chain(more).collect();
                 FetchError::Unknown { name, known, hint: format!("{other}; or {hint}") }
             }),
             asked => asked,
@@ -65,5 +123,11 @@ impl Fetcher for Images {
         cancel: &Cancel,
     ) -> Result<Image, FetchError> {
         self.first(base, |images| images.fetch(base, rootfs, log, cancel))
+    }
+
+    fn origin(&self, base: &BStr) -> Option<String> {
+        // A name without a slash may be the pool's, which is not asked for this.
+        let others = self.pool.is_none() || base.contains(&b'/');
+        others.then(|| self.of(base).origin(base)).flatten()
     }
 }

@@ -10,6 +10,7 @@ mod platform;
 mod platform;
 
 pub mod pool;
+pub mod registry;
 pub mod running;
 pub mod ten;
 pub mod trees;
@@ -108,6 +109,8 @@ impl World {
             .env("OBUILD_CONFIG", self.path("config.toml"))
             .env("OBUILD_STORE", self.pool.as_ref().map_or_else(rsync, pool::Pool::url))
             .env("OBUILD_IMAGES", self.path("images"))
+            .env("OBUILD_LAYERS", self.path("layers"))
+            .env("OBUILD_PULL", "never")
             .env("OBUILD_UID", self.uid.number().to_string())
             .env("OBUILD_USER_PREFIX", uid::PREFIX)
             .env("OBUILD_SLOTS", self.slots.to_string())
