@@ -9,7 +9,7 @@ use obuilder_core::ResultId;
 use obuilder_core::error::StoreError;
 use obuilder_core::finding::Finding;
 
-use crate::layout::{Kind, SNAPSHOT, failed};
+use crate::layout::{Kind, SNAPSHOT, failed, is_ours};
 use crate::lock::Locked;
 use crate::names;
 use crate::store::Inner;
@@ -31,6 +31,7 @@ pub(crate) fn check(store: &Arc<Inner>, repair: bool) -> Result<Vec<Finding>, St
     let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name", pool.name()];
     let rows = pool.zfs.table(&wanted)?;
     let mut check = Check { store, repair, rows, found: Vec::new() };
+    ["result-tmp", "cache-tmp", "trash"].into_iter().for_each(|group| check.foreign(group));
     // What lies in the trash is on its way out, and may be for long.
     for group in ["result-tmp", "cache-tmp"] {
         check.left_by_the_dead(group)?;
@@ -62,6 +63,18 @@ impl Check<'_> {
         names_in(&self.rows, &group).into_iter().map(str::to_owned).collect()
     }
 
+    /// What is in our groups and has no name that we, or OBuilder, would give it stays there.
+    fn foreign(&mut self, group: &str) {
+        for name in self.names(group).iter().filter(|name| !is_ours(group, name)) {
+            let what = format!(
+                "`{}/{name}` is not ours: it has not the name of what we make there",
+                self.store.pool.dataset(group)
+            );
+            let why = "whose it is cannot be known; destroy it by hand if it is nobody's";
+            self.found.push(Finding::lasting(None, what, why));
+        }
+    }
+
     fn has_snapshot(&self, path: &str) -> bool {
         let name = format!("{}@{SNAPSHOT}", self.store.pool.dataset(path));
         self.rows.iter().any(|row| row[0] == name)
@@ -71,8 +84,7 @@ impl Check<'_> {
         let pool = &self.store.pool;
         for name in self.names(group) {
             let path = format!("{group}/{name}");
-            let dead = pool.is_dead(&name).map_err(|e| failed("look at", &pool.locks(), e))?;
-            if !dead {
+            if !pool.is_dead(group, &name)? {
                 continue;
             }
             let what = format!("`{}` was left by a process that was killed", pool.dataset(&path));

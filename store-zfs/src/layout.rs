@@ -17,6 +17,7 @@ use crate::command::{Zfs, ZfsFailed};
 use crate::lock::Locked;
 use crate::mount::Mounter;
 use crate::names;
+use crate::sweep::entries;
 use crate::tree::Children;
 
 /// The newest format of [`Pool`] this program knows.
@@ -28,6 +29,9 @@ pub(crate) const SNAPSHOT: &str = "snap";
 /// The datasets that everything else lies in.
 const GROUPS: [&str; 7] =
     ["state", "result", "cache", "cache-tmp", "result-tmp", "failed", "trash"];
+
+/// So many of them, the first, are OBuilder's own.
+const OF_OBUILDER: usize = 4;
 
 /// A pool (or a dataset that stands for one), and where it is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +103,6 @@ impl Pool {
         let known = Mutex::default();
         let pool = Self { zfs, mounter, place, opening, next: AtomicU64::new(0), known };
         pool.make_groups()?;
-        pool.check_format()?;
         for name in ["", "alive", "pins", "kept", "made"] {
             private_dir(&pool.locks().join(name))?;
         }
@@ -111,23 +114,77 @@ impl Pool {
     /// One look at what is there, then whatever is missing.
     fn make_groups(&self) -> Result<(), StoreError> {
         let name = &self.place.pool;
-        let wanted = ["-r", "-d", "1", "-t", "filesystem", "-o", "name,mounted,mountpoint", name];
-        let rows = self.zfs.run(&[&["list", "-Hp"][..], &wanted].concat());
-        let rows = rows.map_err(|failed| self.no_pool(failed))?;
-        let rows: Vec<Vec<_>> =
-            rows.lines().map(|row| row.split('\t').map(str::to_owned).collect()).collect();
+        let groups = GROUPS.map(|group| format!("{name}/{group}"));
+        let rows = self.look_at(&groups)?;
         let found = |dataset: &str| rows.iter().find(|row| row[0] == dataset);
         let pool = found(name);
         if let Some(row) = pool.filter(|row| Path::new(&row[2]) != self.place.root) {
             return Err(self.mounted_elsewhere(&row[2]));
         }
         self.make_mounted(name, pool)?;
-        for group in GROUPS {
-            let dataset = format!("{name}/{group}");
-            self.make_mounted(&dataset, found(&dataset))?;
+        if let Some(state) = found(&groups[0]) {
+            self.make_mounted(&groups[0], Some(state))?;
+        }
+        self.refuse_foreign(&groups, |dataset| found(dataset).is_some())?;
+        for (group, dataset) in GROUPS.iter().zip(&groups) {
+            self.make_mounted(dataset, found(dataset))?;
             private_dir(&self.place.root.join(group))?;
+            // It comes before the other groups, so that those that are there without it are not ours.
+            if *group == "state" {
+                self.check_format()?;
+            }
         }
         Ok(())
+    }
+
+    /// Which of the groups are there, and the pool: name, whether it is mounted, mount point.
+    fn look_at(&self, groups: &[String]) -> Result<Vec<Vec<String>>, StoreError> {
+        let name = self.place.pool.as_str();
+        let wanted = ["-t", "filesystem", "-o", "name,mounted,mountpoint", name];
+        let names = wanted.into_iter().chain(groups.iter().map(String::as_str));
+        let rows = self.zfs.table(&names.collect::<Vec<_>>());
+        if !rows.as_ref().is_ok_and(|rows| rows.iter().any(|row| row[0] == name)) {
+            // Asked for alone, it says what is wrong with it.
+            let asked = self.zfs.run(&["list", "-Hp", "-o", "name", name]);
+            asked.map_err(|failed| self.no_pool(failed))?;
+        }
+        rows
+    }
+
+    /// Refuses a pool in which neither we nor OBuilder have made what has our groups' names.
+    fn refuse_foreign(
+        &self,
+        groups: &[String],
+        is_there: impl Fn(&str) -> bool,
+    ) -> Result<(), StoreError> {
+        if self.format_file().exists() {
+            return Ok(());
+        }
+        let (theirs, ours) = groups.split_at(OF_OBUILDER);
+        let of_obuilder = theirs.iter().all(|dataset| is_there(dataset));
+        // Whoever was killed at the very first has made `state` alone.
+        let strange = if of_obuilder { ours } else { &groups[1..] };
+        match strange.iter().find(|dataset| is_there(dataset)) {
+            Some(found) => {
+                Err(StoreError::Foreign { location: self.location(), found: found.clone() })
+            }
+            None if of_obuilder => Ok(()),
+            None => self.refuse_full_state(&groups[0], is_there(&groups[0])),
+        }
+    }
+
+    fn refuse_full_state(&self, state: &str, is_there: bool) -> Result<(), StoreError> {
+        if !is_there {
+            return Ok(());
+        }
+        let names = entries(&self.state())?;
+        match names.iter().find(|name| !name.starts_with("obuild-")) {
+            Some(name) => {
+                let found = format!("{state} with `{name}` in it");
+                Err(StoreError::Foreign { location: self.location(), found })
+            }
+            None => Ok(()),
+        }
     }
 
     fn make_mounted(&self, dataset: &str, found: Option<&Vec<String>>) -> Result<(), StoreError> {
@@ -173,8 +230,12 @@ impl Pool {
         StoreError::Failed { action: format!("open the store in `{name}`"), source: what.into() }
     }
 
+    fn format_file(&self) -> PathBuf {
+        self.state().join("obuild-format")
+    }
+
     fn check_format(&self) -> Result<(), StoreError> {
-        let path = self.state().join("obuild-format");
+        let path = self.format_file();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -265,16 +326,29 @@ impl Pool {
         format!("{}-{number}", self.opening)
     }
 
-    /// Whether the maker of the dataset whose name ends with `-UNIQUE` (or is UNIQUE) has gone.
-    pub(crate) fn is_dead(&self, name: &str) -> io::Result<bool> {
-        let mut parts = name.rsplit('-');
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some(_), Some(random), Some(pid)) => {
-                Ok(!Locked::is_held(&self.alive(&format!("{pid}-{random}")))?)
-            }
-            _ => Ok(true),
+    /// Whether the maker of `name` in `group` has gone. What has no name of ours, or of OBuilder's leases, is for others to remove.
+    pub(crate) fn is_dead(&self, group: &str, name: &str) -> Result<bool, StoreError> {
+        match names::maker(name) {
+            Some(opening) => self.has_gone(opening),
+            None => Ok(is_lease(group, name)),
         }
     }
+
+    /// Whether the opening PID-RANDOM of a store has ended.
+    pub(crate) fn has_gone(&self, opening: &str) -> Result<bool, StoreError> {
+        let path = self.alive(opening);
+        Locked::is_held(&path).map(|held| !held).map_err(|e| failed("look at", &path, e))
+    }
+}
+
+/// Whether what is named `name` in `group` can be ours or OBuilder's at all.
+pub(crate) fn is_ours(group: &str, name: &str) -> bool {
+    names::maker(name).is_some() || is_lease(group, name)
+}
+
+/// OBuilder's leases last as long as its process, which is not to run now.
+fn is_lease(group: &str, name: &str) -> bool {
+    group == "cache-tmp" && names::is_lease_of_obuilder(name)
 }
 
 /// A number to make names unique; nobody relies on it not being guessed.

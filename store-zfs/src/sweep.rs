@@ -12,6 +12,7 @@ use obuilder_core::error::StoreError;
 use crate::exchange;
 use crate::layout::{Kind, Pool, SNAPSHOT, failed};
 use crate::lock::Locked;
+use crate::names;
 use crate::store::{Inner, kept_in};
 use crate::trash;
 
@@ -67,8 +68,8 @@ pub(crate) fn replaced_versions(
         let Some((_, old)) = row[0].split_once('@').filter(|(_, name)| *name != SNAPSHOT) else {
             continue;
         };
-        if trash::is_inherited(old)
-            && pool.is_dead(old).map_err(|e| failed("look at", &pool.locks(), e))?
+        if let Some(heir) = names::maker_of_inherited(old)
+            && pool.has_gone(heir)?
         {
             found.push(row[0].clone());
         }
@@ -78,8 +79,7 @@ pub(crate) fn replaced_versions(
 
 /// What its maker has left, or could not destroy.
 fn sweep_dead(store: &Inner, group: &str, name: &str) -> Result<bool, StoreError> {
-    let locks = store.pool.locks();
-    if !store.pool.is_dead(name).map_err(|e| failed("look at the locks in", &locks, e))? {
+    if !store.pool.is_dead(group, name)? {
         return Ok(false);
     }
     store.trash.throw(format!("{group}/{name}"));

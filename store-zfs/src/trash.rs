@@ -8,9 +8,7 @@ use std::time::Duration;
 use obuilder_core::error::StoreError;
 
 use crate::layout::Pool;
-
-/// Names of snapshots that a cache inherits from the version before begin so.
-const INHERITED: &str = "old-";
+use crate::names::INHERITED;
 
 /// The thread that destroys, started when there is something to destroy.
 #[derive(Debug)]
@@ -142,9 +140,4 @@ pub(crate) fn drop_snapshot(pool: &Pool, snapshot: &str) {
     if let Err(error) = pool.zfs.act(&action, &["destroy", "-d", snapshot]) {
         tracing::warn!(error = &error as &dyn std::error::Error, "failed to delete");
     }
-}
-
-/// Whether this is the name of a snapshot that a cache has inherited.
-pub(crate) fn is_inherited(name: &str) -> bool {
-    name.starts_with(INHERITED)
 }

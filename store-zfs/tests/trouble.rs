@@ -5,12 +5,14 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bstr::BStr;
 use obuilder_core::Store;
 use obuilder_core::contracts::Base;
+use obuilder_core::error::StoreError;
 use obuilder_core::finding::{Finding, Repair};
 use obuilder_core::store_trouble;
 use store_zfs::ZfsStore;
@@ -171,8 +173,8 @@ fn a_check_finds_what_does_not_belong_there(pool: &TestPool) {
         &format!("create -o canmount=noauto POOL/result/{}", id("half")),
         &format!("create -o canmount=noauto POOL/result/{}", id("empty")),
         &format!("snapshot POOL/result/{}@snap", id("empty")),
-        "create -o canmount=noauto POOL/result-tmp/dead",
-        "create -o canmount=noauto POOL/cache-tmp/dead",
+        "create -o canmount=noauto POOL/result-tmp/1-0123abcd-2",
+        "create -o canmount=noauto POOL/cache-tmp/1-0123abcd-2",
         "create -o canmount=noauto POOL/cache/c-half",
         "create -o canmount=noauto POOL/cache/mine",
     ] {
@@ -225,6 +227,84 @@ fn homes_and_prefixes_of_a_mac_are_cloned_along(pool: &TestPool) {
     eventually_empty(pool);
 }
 
+fn names_of_others_are_left_alone(pool: &TestPool) {
+    let store = open(pool.as_ref());
+    let lease = store.cache(BStr::new("squid")).unwrap();
+    assert!(lease.release().unwrap());
+    let theirs = ["trash/alice", "cache-tmp/2024-01-05", "result-tmp/old", "result/mine"];
+    for name in theirs {
+        pool.zfs(&format!("create -o canmount=noauto POOL/{name}"));
+    }
+    pool.zfs("snapshot POOL/cache/c-squid@old-config");
+    pool.zfs("create -o canmount=noauto POOL/cache-tmp/0-c-opam");
+    drop(store);
+    let store = open(pool.as_ref());
+    assert_eq!(store.reconcile(&[]).unwrap().swept, ["cache-tmp/0-c-opam"]);
+    drop(store);
+    let store = open(pool.as_ref());
+    let found = store.check(true, true).unwrap();
+    assert_eq!(found.len(), theirs.len(), "{found:#?}");
+    assert!(found.iter().all(|one| matches!(one.repair, Repair::Failed(_))), "{found:#?}");
+    drop(store);
+    let left = pool.names("");
+    assert!(theirs.iter().all(|name| left.iter().any(|one| one == name)), "{left:?}");
+    assert!(left.contains(&"cache/c-squid@old-config".to_owned()), "{left:?}");
+    assert!(!left.contains(&"cache-tmp/0-c-opam".to_owned()), "{left:?}");
+}
+
+fn a_pool_with_other_things_is_refused(pool: &TestPool) {
+    pool.zfs("create POOL/trash");
+    let mode = || fs::metadata(pool.as_ref().join("trash")).unwrap().permissions().mode();
+    let before = mode();
+    let refused = || matches!(common::try_open(pool.as_ref()), Err(StoreError::Foreign { .. }));
+    assert!(refused());
+    assert_eq!((mode(), pool.names("")), (before, vec!["trash".to_owned()]), "nothing is touched");
+    for group in ["state", "result", "cache", "cache-tmp"] {
+        pool.zfs(&format!("create POOL/{group}"));
+    }
+    assert!(refused(), "OBuilder has no `trash`");
+    pool.zfs("destroy POOL/trash");
+    open(pool.as_ref());
+    pool.zfs("create POOL/trash/alice");
+    open(pool.as_ref());
+}
+
+fn a_state_of_others_is_refused(pool: &TestPool) {
+    pool.zfs("create POOL/state");
+    let file = pool.as_ref().join("state/file");
+    fs::write(&file, "").unwrap();
+    assert!(matches!(common::try_open(pool.as_ref()), Err(StoreError::Foreign { .. })));
+    fs::remove_file(file).unwrap();
+    open(pool.as_ref());
+}
+
+/// A step may put a link into its cache where a tree would be; nothing of the host is unmounted through it.
+#[test]
+fn a_link_in_a_cache_leads_to_no_mount_of_the_host() {
+    let Some(pool) = real() else { return };
+    let host = tempfile::tempdir().unwrap();
+    let local = host.path().join("local");
+    fs::create_dir(&local).unwrap();
+    pool.zfs(&format!("create -o mountpoint={} POOL/host", local.display()));
+    fs::write(local.join("file"), "the host's").unwrap();
+    for name in ["c", "d"] {
+        let store = open(pool.as_ref());
+        let lease = store.cache(BStr::new(name)).unwrap();
+        std::os::unix::fs::symlink(host.path(), lease.dir().join("rootfs")).unwrap();
+        if name == "c" {
+            assert!(lease.release().unwrap());
+        }
+    }
+    assert!(local.join("file").exists(), "it is still mounted");
+    let dir = pool.as_ref().join("result").join(id("linked").as_str());
+    pool.zfs(&format!("create -o canmount=noauto POOL/result/{}", id("linked")));
+    pool.zfs(&format!("mount POOL/result/{}", id("linked")));
+    std::os::unix::fs::symlink(host.path(), dir.join("rootfs")).unwrap();
+    open(pool.as_ref()).reconcile(&[]).unwrap();
+    assert!(local.join("file").exists(), "it is still mounted");
+    pool.zfs("destroy POOL/host");
+}
+
 macro_rules! on_both {
     ($($name:ident)*) => {
         mod on_zfs { $(#[test] fn $name() { if let Some(pool) = super::real() { super::$name(&pool); } })* }
@@ -234,6 +314,9 @@ macro_rules! on_both {
 
 on_both!(
     a_step_runs_zfs_ten_times_where_commands_mount
+    names_of_others_are_left_alone
+    a_pool_with_other_things_is_refused
+    a_state_of_others_is_refused
     obuilder_goes_on_with_what_we_made
     a_check_finds_what_does_not_belong_there
     replaced_versions_of_a_cache_do_not_pile_up

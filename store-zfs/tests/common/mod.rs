@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use obuilder_core::ResultId;
+use obuilder_core::error::StoreError;
 use store_zfs::{Options, Place, ZfsStore};
 
 /// Names a real dataset that tests may do with as they like.
@@ -165,19 +166,23 @@ pub(crate) fn small_real() -> Option<TestPool> {
 
 /// Opens the store in the pool that is mounted at `dir`, which the kernel mounts if it can.
 pub(crate) fn open(dir: &Path) -> ZfsStore {
+    try_open(dir).unwrap()
+}
+
+pub(crate) fn try_open(dir: &Path) -> Result<ZfsStore, StoreError> {
     open_with(dir, false)
 }
 
 /// Likewise; everything is mounted by `zfs mount`.
 pub(crate) fn open_by_command(dir: &Path) -> ZfsStore {
-    open_with(dir, true)
+    open_with(dir, true).unwrap()
 }
 
-fn open_with(dir: &Path, mount_by_command: bool) -> ZfsStore {
+fn open_with(dir: &Path, mount_by_command: bool) -> Result<ZfsStore, StoreError> {
     let (pool, program) = at(dir);
     let place = Place { pool, root: dir.to_owned() };
     let options = Options { program: program.into(), mount_by_command, ..Options::default() };
-    ZfsStore::open(place, &options).unwrap()
+    ZfsStore::open(place, &options)
 }
 
 /// The name of the pool that is mounted at `dir`, and its program.
