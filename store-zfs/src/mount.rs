@@ -19,6 +19,15 @@ pub(crate) use by_command::ByCommand;
 /// a Mac apart.
 pub(crate) const CHILDREN: [(&str, &str); 2] = [("home", "rootfs"), ("brew", "rootfs/local")];
 
+/// Whether there is a directory at `place` in `at`, on the way to which no link leads elsewhere: a step may have made it.
+pub(crate) fn is_place(at: &Path, place: &str) -> bool {
+    let mut path = at.to_owned();
+    place.split('/').all(|name| {
+        path.push(name);
+        path.symlink_metadata().is_ok_and(|found| found.is_dir())
+    })
+}
+
 /// Mounts datasets for as long as they are used.
 pub(crate) trait Mounter: Debug + Send + Sync {
     /// Mounts `dataset` at the directory `at`. Says whether it was there.
@@ -33,8 +42,16 @@ pub(crate) trait Mounter: Debug + Send + Sync {
         zfs.exists(&format!("{dataset}@{SNAPSHOT}"))
     }
 
-    /// Unmounts what of `dataset` and its children is mounted in the directory `at`, even if it is in use and `force`d.
-    fn unmount(&self, zfs: &Zfs, dataset: &str, at: &Path, force: bool) -> Result<(), StoreError>;
+    /// Unmounts what of `dataset`, and of its children if it can have `children`, is mounted in the directory `at`, even if it is
+    /// in use and `force`d.
+    fn unmount(
+        &self,
+        zfs: &Zfs,
+        dataset: &str,
+        at: &Path,
+        children: bool,
+        force: bool,
+    ) -> Result<(), StoreError>;
 
     /// Notes that `dataset` has been made a moment ago, to be mounted at `at`: nobody but this process has to do with it.
     fn born(&self, _dataset: &str, _at: &Path) {}

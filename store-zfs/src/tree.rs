@@ -10,7 +10,7 @@ use obuilder_core::error::StoreError;
 use tree_copy::remove_tree;
 
 use crate::layout::{Pool, SNAPSHOT, failed};
-use crate::mount::CHILDREN;
+use crate::mount::{CHILDREN, is_place};
 
 /// What a dataset at a path below the pool has below it: indices into [`CHILDREN`].
 pub(crate) type Children = Vec<usize>;
@@ -40,7 +40,9 @@ impl Pool {
     /// Unmounts it all again, and removes the directory. If it is in use and not `force`d, it stays.
     pub(crate) fn hide(&self, path: &str, force: bool) -> Result<(), StoreError> {
         let dir = self.dir(path);
-        self.mounter.unmount(&self.zfs, &self.dataset(path), &dir, force)?;
+        // A cache has nothing below it, and a step may have made anything in it.
+        let children = !path.starts_with("cache-tmp/");
+        self.mounter.unmount(&self.zfs, &self.dataset(path), &dir, children, force)?;
         remove_dir(&dir)
     }
 
@@ -95,7 +97,7 @@ impl Pool {
         let mut children = Vec::new();
         for (number, (child, place)) in CHILDREN.iter().enumerate() {
             let at = dir.join(place);
-            let there = at.symlink_metadata().is_ok_and(|found| found.is_dir());
+            let there = is_place(dir, place);
             // A prefix is in a home, so there is none without one.
             if number > 0 && children.is_empty() {
                 break;

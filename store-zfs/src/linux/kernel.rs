@@ -13,7 +13,7 @@ use obuilder_core::error::StoreError;
 
 use crate::command::Zfs;
 use crate::layout::{Place, SNAPSHOT, failed};
-use crate::mount::{CHILDREN, Mounter};
+use crate::mount::{CHILDREN, Mounter, is_place};
 
 /// How often what is busy is unmounted, and how long is waited in between.
 const TRIES: u32 = 10;
@@ -43,10 +43,10 @@ impl Mounter for Kernel {
             return Ok(false);
         }
         for (child, place) in CHILDREN {
-            let at = at.join(place);
             // Where there is no place for it, none was ever shown.
-            if at.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-                mount_one(&format!("{dataset}/{child}@{SNAPSHOT}"), &at, MsFlags::MS_RDONLY)?;
+            if is_place(at, place) {
+                let snapshot = format!("{dataset}/{child}@{SNAPSHOT}");
+                mount_one(&snapshot, &at.join(place), MsFlags::MS_RDONLY)?;
             }
         }
         Ok(true)
@@ -68,8 +68,15 @@ impl Mounter for Kernel {
         Ok(found)
     }
 
-    fn unmount(&self, _: &Zfs, _: &str, at: &Path, force: bool) -> Result<(), StoreError> {
-        for (_, place) in CHILDREN.iter().rev() {
+    fn unmount(
+        &self,
+        _: &Zfs,
+        _: &str,
+        at: &Path,
+        children: bool,
+        force: bool,
+    ) -> Result<(), StoreError> {
+        for (_, place) in CHILDREN.iter().rev().filter(|(_, place)| children && is_place(at, place)) {
             unmount_one(&at.join(place), force)?;
         }
         unmount_one(at, force)

@@ -9,7 +9,7 @@ use obuilder_core::error::StoreError;
 
 use super::set_mountpoint::SetMountpoint;
 use super::table::{self, Found, Table};
-use super::{CHILDREN, Mounter};
+use super::{CHILDREN, Mounter, is_place};
 use crate::command::Zfs;
 use crate::layout::{Place, SNAPSHOT};
 
@@ -51,18 +51,25 @@ impl Mounter for ByCommand {
         let Some(own) = is_there(dataset).map(|row| table::read(row)) else { return Ok(false) };
         // A killed process may have mounted, or unmounted, a part of it.
         self.mount_found(zfs, &own, at)?;
+        let shown = at;
         for (child, place) in CHILDREN {
-            let (name, at) = (format!("{dataset}/{child}"), at.join(place));
+            let (name, at) = (format!("{dataset}/{child}"), shown.join(place));
             // Where there is no place for it, none was ever shown.
-            let place = at.symlink_metadata().is_ok_and(|found| found.is_dir());
-            if let Some(row) = is_there(&name).filter(|_| place) {
+            if let Some(row) = is_there(&name).filter(|_| is_place(shown, place)) {
                 self.mount_found(zfs, &table::read(row), &at)?;
             }
         }
         Ok(true)
     }
 
-    fn unmount(&self, zfs: &Zfs, dataset: &str, _: &Path, force: bool) -> Result<(), StoreError> {
+    fn unmount(
+        &self,
+        zfs: &Zfs,
+        dataset: &str,
+        _: &Path,
+        _: bool,
+        force: bool,
+    ) -> Result<(), StoreError> {
         let mut mounted = self.table.find(zfs, dataset)?;
         mounted.retain(|found| found.mounted);
         // What is mounted in another goes first.
