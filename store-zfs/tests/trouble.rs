@@ -199,6 +199,14 @@ fn a_check_finds_what_does_not_belong_there(pool: &TestPool) {
 }
 
 fn homes_and_prefixes_of_a_mac_are_cloned_along(pool: &TestPool) {
+    homes_and_prefixes(pool, open);
+}
+
+fn homes_and_prefixes_are_carried_by_command(pool: &TestPool) {
+    homes_and_prefixes(pool, common::open_by_command);
+}
+
+fn homes_and_prefixes(pool: &TestPool, open: fn(&Path) -> ZfsStore) {
     drop(open(pool.as_ref()));
     let base = format!("result/{}", id("mac"));
     pool.zfs(&format!("create -o canmount=noauto POOL/{base}"));
@@ -217,6 +225,16 @@ fn homes_and_prefixes_of_a_mac_are_cloned_along(pool: &TestPool) {
     assert_eq!(read(pending.dir(), "rootfs/file"), "rootfs");
     assert_eq!(read(pending.dir(), "rootfs/local/file"), "rootfs/local");
     fs::write(pending.dir().join("rootfs/local/more"), "more").unwrap();
+    let (tree, seen) = (pending.dir().join("rootfs"), pool.as_ref().join("seen"));
+    if store.mode() == "mounts by `zfs mount`" {
+        // The end of a step unmounts whatever is mounted in its tree.
+        store.carry().away(&tree, &seen).unwrap();
+        assert_eq!(read(&seen, "local/more"), "more");
+        let brew = pool.names("/result-tmp").into_iter().find(|name| name.ends_with("brew"));
+        pool.zfs(&format!("unmount POOL/result-tmp/{}", brew.unwrap()));
+        store.carry().home(&seen, &tree).unwrap();
+        assert_eq!(read(&tree, "local/more"), "more");
+    }
     pending.commit().unwrap();
     let made = store.result(&id("next")).unwrap().unwrap();
     assert_eq!(read(&made.rootfs(), "local/more"), "more");
@@ -323,6 +341,7 @@ on_both!(
     a_deleted_base_goes_when_nothing_stands_on_it
     what_obuilder_left_is_used
     homes_and_prefixes_of_a_mac_are_cloned_along
+    homes_and_prefixes_are_carried_by_command
 );
 
 /// What one step costs: a tree on the last result, carried to where a step sees it and back, and saved.

@@ -49,14 +49,23 @@ impl SetMountpoint {
             None => None,
         };
         if let Some(sister) = sister.as_ref().filter(|sister| sister.mounted) {
-            act(zfs, &["unmount", &sister.name])?;
-            self.table.note(&sister.name, false, None);
+            self.unmount(&sister.name)?;
         }
         self.mount_at(&dataset, at, true)?;
         let Some(sister) = sister else { return Ok(()) };
         let [(_, rootfs), (_, local)] = CHILDREN;
         let below = local.strip_prefix(rootfs).unwrap_or(local).trim_start_matches('/');
         self.mount_at(&sister.name, &at.join(below), false)
+    }
+
+    /// A step's end may have unmounted it already, as it does with all that is mounted in a tree.
+    fn unmount(&self, dataset: &str) -> io::Result<()> {
+        let is_mounted = || table::is_mounted(&self.zfs, dataset).unwrap_or(true);
+        let words = ["unmount", dataset];
+        let done = self.zfs.act_patiently("carry a tree", &words, is_mounted);
+        done.or_else(|error| if is_mounted() { Err(io::Error::other(error)) } else { Ok(()) })?;
+        self.table.note(dataset, false, None);
+        Ok(())
     }
 
     /// One that is mounted is mounted anew by that, but not if the first try has failed half way.
