@@ -46,8 +46,8 @@ pub(crate) fn delete(store: &Inner, name: &BStr) -> Result<bool, StoreError> {
 /// Names and sizes of all caches.
 pub(crate) fn all(store: &Inner) -> Result<Vec<(BString, u64)>, StoreError> {
     let caches = store.pool.dataset("cache");
-    let wanted = ["-r", "-d", "1", "-t", "filesystem", "-o", "name,used", &caches];
-    let rows = store.pool.zfs.table(&wanted)?;
+    let wanted = ["-r", "-d", "1", "-t", "filesystem", "-o", "name,used"];
+    let rows = store.pool.zfs.table(&wanted, &[&caches])?;
     let cache = |row: &Vec<String>| {
         let name = row[0].rsplit('/').next().and_then(names::decode)?;
         Some((name, row[1].parse().unwrap_or(0)))
@@ -96,7 +96,7 @@ impl ZfsLease {
     fn is_current(&self, path: &str) -> Result<(bool, bool), StoreError> {
         let pool = &self.store.pool;
         let (own, newest) = (pool.dataset(path), pool.dataset(&self.newest));
-        let rows = pool.zfs.table(&["-o", "name,origin", &own, &newest])?;
+        let rows = pool.zfs.table(&["-o", "name,origin"], &[&own, &newest])?;
         let there = rows.iter().any(|row| row[0] == newest);
         let origin = rows.iter().find(|row| row[0] == own).map(|row| row[1].as_str());
         let current = match origin {

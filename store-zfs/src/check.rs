@@ -28,8 +28,8 @@ struct Check<'a> {
 /// See [`obuilder_core::Store::check`]. ZFS itself proves every byte: `zpool scrub`.
 pub(crate) fn check(store: &Arc<Inner>, repair: bool) -> Result<Vec<Finding>, StoreError> {
     let pool = &store.pool;
-    let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name", pool.name()];
-    let rows = pool.zfs.table(&wanted)?;
+    let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name"];
+    let rows = pool.zfs.table(&wanted, &[pool.name()])?;
     let mut check = Check { store, repair, rows, found: Vec::new() };
     ["result-tmp", "cache-tmp", "trash"].into_iter().for_each(|group| check.foreign(group));
     // What lies in the trash is on its way out, and may be for long.

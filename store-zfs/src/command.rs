@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,10 +40,22 @@ pub struct ZfsFailed {
     pub argv: Vec<String>,
     /// How it ended, or why it could not be started.
     pub how: String,
+    /// What it exited with, unless a signal ended it.
+    pub status: Option<i32>,
     /// What it said on standard error.
     pub stderr: String,
     /// What to do about it.
     pub remedy: String,
+}
+
+/// What `zfs` exits with if a name is not there, among other things.
+const NOT_THERE: i32 = 1;
+
+/// A table, each row with its columns.
+pub(crate) type Rows = Vec<Vec<String>>;
+
+fn rows(out: &str) -> Rows {
+    out.lines().map(|row| row.split('\t').map(str::to_owned).collect()).collect()
 }
 
 fn said(stderr: &str) -> String {
@@ -94,30 +107,48 @@ impl Zfs {
         self.act(action, arguments)
     }
 
-    /// The rows of a table, each with its columns. Names that are not there are left out.
-    pub(crate) fn table(&self, arguments: &[&str]) -> Result<Vec<Vec<String>>, StoreError> {
-        let fixed = ["list", "-Hp"];
-        let (out, failed) = self
-            .output(&[&fixed, arguments].concat())
-            .map_err(|failed| self.sorted("ask ZFS", failed))?;
-        match failed {
-            // It ends with 1 if any name is not there, and prints the others; with 2 if it was not understood.
-            Some(failed) if out.is_empty() && !self.answers()? => {
-                Err(self.sorted("ask ZFS", failed))
+    /// The rows of a table about `names`, each with its columns. Names that are not there are left out.
+    pub(crate) fn table(&self, options: &[&str], names: &[&str]) -> Result<Rows, StoreError> {
+        let words = [&["list", "-Hp"], options, names].concat();
+        let ask = || self.output(&words).map_err(|failed| self.sorted("ask ZFS", failed));
+        for _ in 1..TRIES {
+            let (out, failed) = ask()?;
+            let Some(failed) = failed else { return Ok(rows(&out)) };
+            // Only then it was not stopped, and has understood.
+            if failed.status != Some(NOT_THERE) {
+                return Err(self.sorted("ask ZFS", failed));
             }
-            _ => Ok(out.lines().map(|row| row.split('\t').map(str::to_owned).collect()).collect()),
+            // It prints the others. What it was in the middle of, it may have left half said.
+            if names.len() > 1 && !options.contains(&"-r") && !out.is_empty() {
+                return Ok(rows(&out));
+            }
+            if out.is_empty() && self.are_absent(names, failed)? {
+                return Ok(Vec::new());
+            }
         }
+        match ask()? {
+            (out, None) => Ok(rows(&out)),
+            (_, Some(failed)) => Err(self.sorted("ask ZFS", failed)),
+        }
+    }
+
+    /// Whether none of `names`, for which asking has `failed`, is there, while the pool itself is.
+    fn are_absent(&self, names: &[&str], failed: ZfsFailed) -> Result<bool, StoreError> {
+        let fixed = ["list", "-Hp", "-t", "filesystem,snapshot", "-o", "name", &self.pool];
+        let (out, again) = self
+            .output(&[&fixed[..], names].concat())
+            .map_err(|failed| self.sorted("ask ZFS", failed))?;
+        let status = again.and_then(|failed| failed.status);
+        let there: Vec<_> = out.lines().collect();
+        if !there.contains(&self.pool.as_str()) {
+            return Err(self.sorted("ask ZFS", failed));
+        }
+        Ok(status == Some(NOT_THERE) && !names.iter().any(|name| there.contains(name)))
     }
 
     /// Whether the filesystem or snapshot `name` is there.
     pub(crate) fn exists(&self, name: &str) -> Result<bool, StoreError> {
-        Ok(!self.table(&["-t", "filesystem,snapshot", "-o", "name", name])?.is_empty())
-    }
-
-    /// Whether the pool itself can be listed.
-    fn answers(&self) -> Result<bool, StoreError> {
-        let asked = self.output(&["list", "-Hp", "-o", "name", &self.pool]);
-        asked.map(|(_, failed)| failed.is_none()).map_err(|failed| self.sorted("ask ZFS", failed))
+        Ok(!self.table(&["-t", "filesystem,snapshot", "-o", "name"], &[name])?.is_empty())
     }
 
     /// What it printed, and the failure it ended with, if it did.
@@ -125,13 +156,16 @@ impl Zfs {
         self.ran.fetch_add(1, Ordering::Relaxed);
         let mut command = Command::new(&self.program);
         command.args(arguments).stdin(Stdio::null()).env("LC_ALL", "C");
+        // A key that interrupts this process would end it too, and what it has not said would be taken for not there.
+        command.process_group(0);
         let output = command.output().map_err(|error| self.not_started(arguments, &error))?;
         fault::point("zfs-ran");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         tracing::debug!(?arguments, status = %output.status, "zfs");
         let failed = (!output.status.success()).then(|| {
             let how = format!("ended with {}", output.status);
-            ZfsFailed { argv: self.argv(arguments), how, stderr, remedy: self.remedy() }
+            let (argv, remedy) = (self.argv(arguments), self.remedy());
+            ZfsFailed { argv, how, status: output.status.code(), stderr, remedy }
         });
         Ok((String::from_utf8_lossy(&output.stdout).into_owned(), failed))
     }
@@ -149,7 +183,8 @@ impl Zfs {
             _ => self.remedy(),
         };
         let how = format!("cannot be run: {error}");
-        ZfsFailed { argv: self.argv(arguments), how, stderr: String::new(), remedy }
+        let (argv, stderr) = (self.argv(arguments), String::new());
+        ZfsFailed { argv, how, status: None, stderr, remedy }
     }
 
     fn remedy(&self) -> String {
@@ -194,6 +229,39 @@ mod tests {
         assert_eq!(failed.to_string(), expected);
         assert!(failed.remedy.contains("tank"));
         assert_eq!(zfs.ran(), 1);
+    }
+
+    /// Runs `script` in the place of `zfs`, which asks for `tank/a`.
+    fn asked(script: &str) -> Result<Rows, StoreError> {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("zfs");
+        std::fs::write(&program, format!("#!/bin/sh\ncd {}\n{script}\n", dir.path().display()))
+            .unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).unwrap();
+        Zfs::new(program.as_os_str(), "tank").table(&["-r", "-o", "name"], &["tank/a"])
+    }
+
+    #[test]
+    fn only_what_is_known_not_to_be_there_is_not_there() {
+        let absent = "case \"$*\" in *'tank tank/a') echo tank;; esac; echo none >&2; exit 1";
+        assert_eq!(asked(absent).unwrap(), Rows::new());
+        assert!(asked("kill -INT $$").is_err(), "a signal has ended it");
+        assert!(asked("exit 2").is_err());
+        assert!(asked("exit 1").is_err(), "the pool is not there either");
+        assert!(asked("echo tank/a; exit 1").is_err(), "it was not said to the end");
+        let there = "case \"$*\" in *'tank tank/a') echo tank; echo tank/a; exit 0;; esac";
+        let late = format!("{there}; [ -e asked ] && echo tank/a && exit 0; touch asked; exit 1");
+        assert_eq!(asked(&late).unwrap(), [["tank/a"]], "it is asked again");
+        assert!(asked(&format!("{there}; exit 1")).is_err());
+    }
+
+    #[test]
+    fn it_is_in_a_group_of_its_own() {
+        let zfs = Zfs::new("/bin/sh".as_ref(), "tank");
+        let group = zfs.run(&["-c", "ps -o pgid= -p $$"]).unwrap();
+        let own = rustix::process::getpgrp().as_raw_nonzero().to_string();
+        assert_ne!(group.trim(), own);
     }
 
     #[test]

@@ -57,8 +57,8 @@ fn mend(pool: &Pool) -> Result<(), StoreError> {
         && text.ends_with('\n')
     {
         let names = [newest, new, old].map(|path| pool.dataset(path));
-        let wanted = ["-t", "filesystem", "-o", "name", &names[0], &names[1], &names[2]];
-        let there = pool.zfs.table(&wanted)?;
+        let wanted = ["-t", "filesystem", "-o", "name"];
+        let there = pool.zfs.table(&wanted, &names.each_ref().map(String::as_str))?;
         let is_there = |name: &String| there.iter().any(|row| row[0] == *name);
         if !is_there(&names[0]) {
             let heirs = [(new, &names[1]), (old, &names[2])];

@@ -30,7 +30,7 @@ impl ZfsFetcher {
     /// Names of all images.
     pub fn names(&self) -> Result<Vec<String>, StoreError> {
         let group = self.store.pool.dataset("base-image");
-        let rows = self.store.pool.zfs.table(&["-r", "-t", "snapshot", "-o", "name", &group])?;
+        let rows = self.store.pool.zfs.table(&["-r", "-t", "snapshot", "-o", "name"], &[&group])?;
         let name = |row: &Vec<String>| {
             let (name, snapshot) =
                 row[0].strip_prefix(&group)?.strip_prefix('/')?.split_once('@')?;
@@ -52,7 +52,7 @@ impl ZfsFetcher {
         let Some(path) = self.path(base) else { return Ok(None) };
         let dataset = self.store.pool.dataset(&path);
         let rows =
-            self.store.pool.zfs.table(&["-r", "-t", "snapshot", "-o", "name,guid", &dataset])?;
+            self.store.pool.zfs.table(&["-r", "-t", "snapshot", "-o", "name,guid"], &[&dataset])?;
         let ours = rows.iter().filter(|row| row[0].ends_with(&format!("@{SNAPSHOT}")));
         let whole = ours.clone().any(|row| row[0] == format!("{dataset}@{SNAPSHOT}"));
         let mut guids: Vec<_> = ours.map(|row| row[1].clone()).collect();

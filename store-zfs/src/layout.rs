@@ -140,9 +140,8 @@ impl Pool {
     /// Which of the groups are there, and the pool: name, whether it is mounted, mount point.
     fn look_at(&self, groups: &[String]) -> Result<Vec<Vec<String>>, StoreError> {
         let name = self.place.pool.as_str();
-        let wanted = ["-t", "filesystem", "-o", "name,mounted,mountpoint", name];
-        let names = wanted.into_iter().chain(groups.iter().map(String::as_str));
-        let rows = self.zfs.table(&names.collect::<Vec<_>>());
+        let names: Vec<_> = [name].into_iter().chain(groups.iter().map(String::as_str)).collect();
+        let rows = self.zfs.table(&["-t", "filesystem", "-o", "name,mounted,mountpoint"], &names);
         if !rows.as_ref().is_ok_and(|rows| rows.iter().any(|row| row[0] == name)) {
             // Asked for alone, it says what is wrong with it.
             let asked = self.zfs.run(&["list", "-Hp", "-o", "name", name]);
@@ -203,7 +202,7 @@ impl Pool {
     }
 
     fn is_mounted(&self, dataset: &str) -> Result<bool, StoreError> {
-        let rows = self.zfs.table(&["-o", "mounted", dataset])?;
+        let rows = self.zfs.table(&["-o", "mounted"], &[dataset])?;
         Ok(rows.first().is_some_and(|row| row[0] == "yes"))
     }
 

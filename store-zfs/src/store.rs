@@ -185,8 +185,10 @@ impl Inner {
     /// Ids of what is kept of one kind, each with the bytes it takes.
     pub(crate) fn kept_of(&self, kind: Kind) -> Result<HashMap<ResultId, u64>, StoreError> {
         let group = self.pool.dataset(kind.group());
-        let rows =
-            self.pool.zfs.table(&["-r", "-t", "filesystem,snapshot", "-o", "name,used", &group])?;
+        let rows = self
+            .pool
+            .zfs
+            .table(&["-r", "-t", "filesystem,snapshot", "-o", "name,used"], &[&group])?;
         Ok(kept_in(&rows, &group))
     }
 
@@ -280,7 +282,7 @@ impl Store for ZfsStore {
         }
         let snapshot = |kind| format!("{}@{SNAPSHOT}", pool.dataset(&Pool::of(kind, id)));
         let (result, kept) = (snapshot(Kind::Result), snapshot(Kind::Failed));
-        let there = pool.zfs.table(&["-t", "snapshot", "-o", "name", &result, &kept])?;
+        let there = pool.zfs.table(&["-t", "snapshot", "-o", "name"], &[&result, &kept])?;
         if there.iter().any(|row| row[0] == result) {
             inner.throw_away_kind(Kind::Result, id)?;
         }
@@ -302,15 +304,19 @@ impl Store for ZfsStore {
             return Ok(size);
         }
         let datasets = [Kind::Result, Kind::Failed].map(|kind| pool.dataset(&Pool::of(kind, id)));
-        let rows = pool.zfs.table(&["-o", "used", &datasets[0], &datasets[1]])?;
+        let rows = pool.zfs.table(&["-o", "used"], &[&datasets[0], &datasets[1]])?;
         Ok(rows.iter().filter_map(|row| row[0].parse::<u64>().ok()).sum())
     }
 
     fn usage(&self) -> Result<Usage, StoreError> {
         let pool = &self.inner.pool;
-        let rows = pool.zfs.table(&["-o", "used,available", pool.name()])?;
+        let rows = pool.zfs.table(&["-o", "used,available"], &[pool.name()])?;
         let number = |column: usize| rows.first()?.get(column)?.parse::<u64>().ok();
-        let (used, free) = (number(0).unwrap_or(0), number(1).unwrap_or(0));
+        let (Some(used), Some(free)) = (number(0), number(1)) else {
+            let (action, source) =
+                ("ask ZFS for room".to_owned(), format!("it said {rows:?}").into());
+            return Err(StoreError::Failed { action, source });
+        };
         Ok(Usage { total: used + free, free, free_inodes: u64::MAX })
     }
 

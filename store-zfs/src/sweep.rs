@@ -21,8 +21,8 @@ pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled,
     let pool = &store.pool;
     // Whatever is there belongs to somebody then.
     drop(exchange::lock(pool)?);
-    let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name,used", pool.name()];
-    let rows = pool.zfs.table(&wanted)?;
+    let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name,used"];
+    let rows = pool.zfs.table(&wanted, &[pool.name()])?;
     let mut found = Reconciled::default();
     for group in ["result-tmp", "cache-tmp", "trash"] {
         for name in names_in(&rows, &pool.dataset(group)) {

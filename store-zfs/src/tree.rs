@@ -133,7 +133,7 @@ impl Pool {
             return Ok(children);
         }
         let dataset = self.dataset(from);
-        let rows = self.zfs.table(&["-r", "-t", "snapshot", "-o", "name", &dataset])?;
+        let rows = self.zfs.table(&["-r", "-t", "snapshot", "-o", "name"], &[&dataset])?;
         let there = |child: &str| {
             let name = format!("{dataset}/{child}@{SNAPSHOT}");
             rows.iter().any(|row| row[0] == name)
@@ -278,7 +278,7 @@ impl Pool {
 
     /// Snapshots in `dataset` that have clones, each with one of them.
     pub(crate) fn clones(&self, dataset: &str) -> Result<Vec<(String, Vec<String>)>, StoreError> {
-        let rows = self.zfs.table(&["-r", "-t", "snapshot", "-o", "name,clones", dataset])?;
+        let rows = self.zfs.table(&["-r", "-t", "snapshot", "-o", "name,clones"], &[dataset])?;
         let cloned = rows.into_iter().filter(|row| !matches!(row[1].as_str(), "" | "-"));
         Ok(cloned
             .map(|row| (row[0].clone(), row[1].split(',').map(str::to_owned).collect()))

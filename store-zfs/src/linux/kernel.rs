@@ -76,7 +76,8 @@ impl Mounter for Kernel {
         children: bool,
         force: bool,
     ) -> Result<(), StoreError> {
-        for (_, place) in CHILDREN.iter().rev().filter(|(_, place)| children && is_place(at, place)) {
+        for (_, place) in CHILDREN.iter().rev().filter(|(_, place)| children && is_place(at, place))
+        {
             unmount_one(&at.join(place), force)?;
         }
         unmount_one(at, force)

@@ -42,8 +42,8 @@ impl Mounter for ByCommand {
 
     /// One look tells all there is to know.
     fn show(&self, zfs: &Zfs, dataset: &str, at: &Path) -> Result<bool, StoreError> {
-        let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name,mounted,mountpoint", dataset];
-        let rows = zfs.table(&wanted)?;
+        let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name,mounted,mountpoint"];
+        let rows = zfs.table(&wanted, &[dataset])?;
         let is_there = |name: &str| rows.iter().find(|row| row[0] == name);
         if is_there(&format!("{dataset}@{SNAPSHOT}")).is_none() {
             return Ok(false);

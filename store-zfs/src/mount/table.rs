@@ -68,8 +68,8 @@ impl Table {
 
 /// The same as `zfs` tells it.
 fn look(zfs: &Zfs, dataset: &str) -> Result<Vec<Found>, StoreError> {
-    let wanted = ["-r", "-t", "filesystem", "-o", "name,mounted,mountpoint", dataset];
-    Ok(zfs.table(&wanted)?.iter().map(|row| read(row)).collect())
+    let wanted = ["-r", "-t", "filesystem", "-o", "name,mounted,mountpoint"];
+    Ok(zfs.table(&wanted, &[dataset])?.iter().map(|row| read(row)).collect())
 }
 
 /// Whether it is mounted, as `zfs` tells it.
