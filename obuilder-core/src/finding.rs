@@ -1,5 +1,7 @@
 //! What a look at a store finds.
 
+use std::collections::HashMap;
+
 use crate::id::ResultId;
 
 /// Something in a store that is not as it should be.
@@ -57,4 +59,6 @@ pub struct Reconciled {
     pub missing: Vec<ResultId>,
     /// What was swept away, for the log.
     pub swept: Vec<String>,
+    /// Results that the unknown ones were made from, as far as the store knows by itself.
+    pub bases: HashMap<ResultId, ResultId>,
 }
