@@ -1,5 +1,6 @@
 //! Destroys what was deleted, in the background: a build never waits for it.
 
+use std::collections::HashSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -20,8 +21,17 @@ pub(crate) struct Trash {
 
 #[derive(Debug)]
 struct Worker {
-    rubbish: Sender<String>,
+    rubbish: Sender<Rubbish>,
     ended: Receiver<()>,
+}
+
+/// Something to be destroyed.
+#[derive(Debug)]
+struct Rubbish {
+    /// Below the pool.
+    path: String,
+    /// Until something else was destroyed, it is no use to try.
+    waits: bool,
 }
 
 impl Trash {
@@ -31,10 +41,19 @@ impl Trash {
 
     /// Has the dataset at `path` below the pool, which nothing leads to any more, destroyed now or a little later.
     pub(crate) fn throw(&self, path: String) {
+        self.send(Rubbish { path, waits: false });
+    }
+
+    /// Has it destroyed when something else was, which may have been a clone of it.
+    pub(crate) fn keep(&self, path: String) {
+        self.send(Rubbish { path, waits: true });
+    }
+
+    fn send(&self, rubbish: Rubbish) {
         let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = worker.get_or_insert_with(|| start(self.pool.clone())).rubbish.clone();
         drop(worker);
-        if let Err(unsent) = sender.send(path) {
+        if let Err(unsent) = sender.send(rubbish) {
             let mut stuck = Vec::new();
             work(&self.pool, unsent.0, &mut stuck);
         }
@@ -55,15 +74,18 @@ impl Drop for Trash {
 }
 
 fn start(pool: Arc<Pool>) -> Worker {
-    let (rubbish, received) = channel::<String>();
+    let (rubbish, received) = channel::<Rubbish>();
     let (alive, ended) = channel();
     let run = move || {
-        let mut stuck = Vec::new();
+        let (mut stuck, mut tried) = (Vec::new(), false);
         for one in received {
+            tried |= !one.waits;
             work(&pool, one, &mut stuck);
         }
         // What kept them may have ended meanwhile.
-        stuck.retain(|path| !has_gone(&pool, path));
+        if tried {
+            try_again(&pool, &mut stuck);
+        }
         drop(alive);
     };
     // Without a thread the channel has no receiver, and `throw` destroys by itself.
@@ -74,19 +96,37 @@ fn start(pool: Arc<Pool>) -> Worker {
 }
 
 /// Destroys one thing; after that, what was `stuck` may go too.
-fn work(pool: &Pool, path: String, stuck: &mut Vec<String>) {
-    if !has_gone(pool, &path) {
-        stuck.push(path);
+fn work(pool: &Pool, one: Rubbish, stuck: &mut Vec<String>) {
+    if one.waits || !has_gone(pool, &one.path) {
+        stuck.push(one.path);
         return;
     }
+    try_again(pool, stuck);
+}
+
+/// Destroys what is `stuck` no longer.
+fn try_again(pool: &Pool, stuck: &mut Vec<String>) {
     let mut freed = true;
-    while std::mem::take(&mut freed) {
+    while std::mem::take(&mut freed) && !stuck.is_empty() {
+        let waiting = with_clones(pool);
         stuck.retain(|path| {
-            let gone = has_gone(pool, path);
+            let gone = !waiting.contains(&pool.dataset(path)) && has_gone(pool, path);
             freed |= gone;
             !gone
         });
     }
+}
+
+/// Datasets right in the trash that have clones, unless a cache is one, which takes over what it shares.
+fn with_clones(pool: &Pool) -> HashSet<String> {
+    let (trash, caches) = (pool.dataset("trash"), pool.dataset("cache/"));
+    let cloned = pool.clones(&trash).unwrap_or_default();
+    let waits = |clones: &[String]| !clones.iter().any(|clone| clone.starts_with(&caches));
+    let member = |snapshot: &str| {
+        let path = snapshot.strip_prefix(&trash)?.strip_prefix('/')?;
+        Some(format!("{trash}/{}", path.split(['/', '@']).next()?))
+    };
+    cloned.iter().filter(|(_, clones)| waits(clones)).filter_map(|(name, _)| member(name)).collect()
 }
 
 /// Says whether it has gone.
