@@ -9,11 +9,13 @@ use obuilder_core::ResultId;
 use obuilder_core::error::StoreError;
 use obuilder_core::finding::Finding;
 
-use crate::layout::{Kind, SNAPSHOT, failed, is_ours};
+use crate::exchange;
+use crate::layout::{Kind, Pool, SNAPSHOT, failed, is_ours};
 use crate::lock::Locked;
+use crate::mount::is_place;
 use crate::names;
 use crate::store::Inner;
-use crate::sweep::{entries, names_in, replaced_versions};
+use crate::sweep::{dead_in, entries, names_in, replaced_versions, sweep_half_made};
 use crate::trash;
 
 /// What is in the pool, and what came of looking at it.
@@ -29,13 +31,15 @@ struct Check<'a> {
 pub(crate) fn check(store: &Arc<Inner>, repair: bool) -> Result<Vec<Finding>, StoreError> {
     let pool = &store.pool;
     let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name"];
+    // See `sweep::reconcile`.
+    let lock = exchange::lock(pool)?;
     let rows = pool.zfs.table(&wanted, &[pool.name()])?;
+    let dead = dead_in(pool, &rows, &["result-tmp", "cache-tmp"])?;
+    drop(lock);
     let mut check = Check { store, repair, rows, found: Vec::new() };
     ["result-tmp", "cache-tmp", "trash"].into_iter().for_each(|group| check.foreign(group));
     // What lies in the trash is on its way out, and may be for long.
-    for group in ["result-tmp", "cache-tmp"] {
-        check.left_by_the_dead(group)?;
-    }
+    check.left_by_the_dead(&dead);
     for kind in [Kind::Result, Kind::Failed] {
         check.kept(kind)?;
         check.mounts(kind)?;
@@ -80,17 +84,12 @@ impl Check<'_> {
         self.rows.iter().any(|row| row[0] == name)
     }
 
-    fn left_by_the_dead(&mut self, group: &str) -> Result<(), StoreError> {
+    fn left_by_the_dead(&mut self, dead: &[String]) {
         let pool = &self.store.pool;
-        for name in self.names(group) {
-            let path = format!("{group}/{name}");
-            if !pool.is_dead(group, &name)? {
-                continue;
-            }
-            let what = format!("`{}` was left by a process that was killed", pool.dataset(&path));
-            self.add(None, what, "destroy it", || trash::destroy(pool, &path));
+        for path in dead {
+            let what = format!("`{}` was left by a process that was killed", pool.dataset(path));
+            self.add(None, what, "destroy it", || trash::destroy(pool, path));
         }
-        Ok(())
     }
 
     /// What is kept for an id has a snapshot and a tree.
@@ -105,21 +104,18 @@ impl Check<'_> {
                 self.found.push(Finding::lasting(None, what, why));
                 continue;
             };
-            let throw = || {
-                store.pool.hide(&path, false)?;
-                store.throw_away(&path)
-            };
             if !self.has_snapshot(&path) {
                 let what =
                     format!("`{dataset}` has no snapshot `@{SNAPSHOT}`: it was never finished");
+                let throw = || sweep_half_made(store, &path).map(drop);
                 self.add(Some(&id), what, "destroy it", throw);
                 continue;
             }
             let Some(pin) = store.pin(kind, &id)? else { continue };
-            let tree = pin.dir().join("rootfs");
-            let whole = fs::symlink_metadata(tree).is_ok_and(|found| found.is_dir());
+            let whole = is_place(&pin.dir(), "rootfs");
             drop(pin);
             if !whole {
+                let throw = || throw_treeless(store, kind, &id);
                 self.add(Some(&id), "it has no tree".to_owned(), "destroy it", throw);
             }
         }
@@ -163,7 +159,14 @@ impl Check<'_> {
         for name in replaced_versions(self.store, &self.rows)? {
             let what = format!("`{name}` is of a version that was replaced");
             let pool = &self.store.pool;
-            let destroy = || pool.zfs.act("destroy it", &["destroy", "-d", &name]);
+            let destroy = || {
+                // Its cache may have been replaced or deleted since, and it with that.
+                let _lock = exchange::lock(pool)?;
+                match pool.zfs.exists(&name)? {
+                    true => pool.zfs.act("destroy it", &["destroy", "-d", &name]),
+                    false => Ok(()),
+                }
+            };
             self.add(None, what, "destroy it", destroy);
         }
         Ok(())
@@ -204,6 +207,20 @@ impl Check<'_> {
         }
         Ok(())
     }
+}
+
+/// Destroys what is kept for `id` if it still has no tree; nobody uses it.
+fn throw_treeless(store: &Inner, kind: Kind, id: &ResultId) -> Result<(), StoreError> {
+    let (pin, path) = (store.pool.pin(kind, id), Pool::of(kind, id));
+    let alone = Locked::try_alone(&pin).map_err(|e| failed("lock", &pin, e))?;
+    let Some(alone) = alone else { return Err(StoreError::InUse(id.clone())) };
+    let there = store.pool.show(&path)?;
+    let whole = is_place(&store.pool.dir(&path), "rootfs");
+    store.pool.hide(&path, false)?;
+    if there && !whole {
+        store.throw_away(&path)?;
+    }
+    alone.remove().map_err(|e| failed("remove", &pin, e))
 }
 
 fn remove_file(path: &Path) -> Result<(), StoreError> {

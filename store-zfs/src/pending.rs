@@ -12,6 +12,7 @@ use obuilder_core::error::StoreError;
 use crate::layout::{Kind, Pool, SNAPSHOT, failed};
 use crate::lock::Locked;
 use crate::store::Inner;
+use crate::sweep;
 use crate::tree::Work;
 
 /// A clone in `result-tmp`, mounted.
@@ -76,6 +77,32 @@ impl ZfsPending {
     }
 }
 
+/// How often a result is put in its place while others put theirs there and delete it again.
+const TRIES: u32 = 20;
+
+impl ZfsPending {
+    /// Says whether it is there; else another commit came first.
+    fn put_in_place(&self, path: &str, to: &str) -> Result<bool, StoreError> {
+        let pool = &self.store.pool;
+        let (there, result) = (pool.dataset(to), format!("{}@{SNAPSHOT}", pool.dataset(to)));
+        for _ in 1..TRIES {
+            let Err(error) = pool.rename(path, to) else { return Ok(true) };
+            match (pool.zfs.exists(&result)?, pool.zfs.exists(&there)?) {
+                (true, _) => return Ok(false),
+                // What a killed OBuilder left.
+                (false, true) => {
+                    sweep::sweep_half_made(&self.store, to)?;
+                }
+                (false, false) if pool.zfs.exists(&pool.dataset(path))? => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "trying again");
+                }
+                (false, false) => return Err(error),
+            }
+        }
+        pool.rename(path, to).map(|()| true)
+    }
+}
+
 impl Pending for ZfsPending {
     fn dir(&self) -> &Path {
         &self.work.dir
@@ -84,23 +111,12 @@ impl Pending for ZfsPending {
     /// The snapshot is on the disk before the rename, and the rename before the return: a power cut leaves the whole result or
     /// none.
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
-        let to = Pool::of(Kind::Result, &self.id);
         let path = self.finish()?;
-        let pool = &self.store.pool;
-        if let Err(error) = pool.rename(path, &to) {
-            let (there, result) = (pool.dataset(&to), format!("{}@{SNAPSHOT}", pool.dataset(&to)));
-            match (pool.zfs.exists(&result)?, pool.zfs.exists(&there)?) {
-                // Another commit came first; dropping this one discards it.
-                (true, _) => return self.store.drop_kept(&self.id),
-                (false, false) => return Err(error),
-                // What a killed OBuilder left.
-                (false, true) => {
-                    self.store.throw_away(&to)?;
-                    pool.rename(path, &to)?;
-                }
-            }
+        let to = Pool::of(Kind::Result, &self.id);
+        if self.put_in_place(path, &to)? {
+            self.taken(to)?;
         }
-        self.taken(to)?;
+        // If another commit came first, dropping this one discards it.
         self.store.drop_kept(&self.id)
     }
 

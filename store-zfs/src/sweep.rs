@@ -1,6 +1,6 @@
 //! Removes what killed processes left, and compares the store with its index.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -19,23 +19,23 @@ use crate::trash;
 /// See [`obuilder_core::Store::reconcile`]. One look at the pool is all it takes if there is nothing to sweep.
 pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled, StoreError> {
     let pool = &store.pool;
-    // Whatever is there belongs to somebody then.
-    drop(exchange::lock(pool)?);
-    let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name,used"];
+    // Until it is known what is nobody's, no version of a cache is replaced: by that, a name of the dead may get another meaning.
+    let lock = exchange::lock(pool)?;
+    let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name,used,origin"];
     let rows = pool.zfs.table(&wanted, &[pool.name()])?;
+    let dead = dead_in(pool, &rows, &["result-tmp", "cache-tmp", "trash"])?;
+    let replaced = replaced_versions(store, &rows)?;
+    drop(lock);
     let mut found = Reconciled::default();
-    for group in ["result-tmp", "cache-tmp", "trash"] {
-        for name in names_in(&rows, &pool.dataset(group)) {
-            note(&format!("{group}/{name}"), sweep_dead(store, group, name), &mut found.swept);
-        }
-    }
-    for name in replaced_versions(store, &rows)? {
+    sweep_dead(store, &rows, dead, &mut found.swept);
+    for name in replaced {
         trash::drop_snapshot(pool, &name);
     }
     let there: HashSet<_> = kept_in(&rows, &pool.dataset("result")).into_keys().collect();
     for name in names_in(&rows, &pool.dataset("result")) {
         if ResultId::parse(name).is_some_and(|id| !there.contains(&id)) {
-            note(&format!("result/{name}"), sweep_half_made(store, name), &mut found.swept);
+            let path = format!("result/{name}");
+            note(&path, sweep_half_made(store, &path), &mut found.swept);
         }
     }
     for kind in [Kind::Result, Kind::Failed] {
@@ -45,6 +45,7 @@ pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled,
     sweep_locks(pool)?;
     let known: HashSet<_> = known.iter().cloned().collect();
     found.unknown = there.difference(&known).cloned().collect();
+    found.bases = bases(pool, &rows);
     found.missing = known.difference(&there).cloned().collect();
     found.unknown.sort_unstable();
     found.missing.sort_unstable();
@@ -77,25 +78,87 @@ pub(crate) fn replaced_versions(
     Ok(found)
 }
 
-/// What its maker has left, or could not destroy.
-fn sweep_dead(store: &Inner, group: &str, name: &str) -> Result<bool, StoreError> {
-    if !store.pool.is_dead(group, name)? {
-        return Ok(false);
+/// What in `groups` its maker has left, or could not destroy: paths below the pool. The caller has the lock of exchanges.
+pub(crate) fn dead_in(
+    pool: &Pool,
+    rows: &[Vec<String>],
+    groups: &[&str],
+) -> Result<Vec<String>, StoreError> {
+    let mut dead = Vec::new();
+    for group in groups {
+        for name in names_in(rows, &pool.dataset(group)) {
+            if pool.is_dead(group, name)? {
+                dead.push(format!("{group}/{name}"));
+            }
+        }
     }
-    store.trash.throw(format!("{group}/{name}"));
-    Ok(group != "trash")
+    Ok(dead)
+}
+
+/// Has it destroyed; what others are clones of waits for them, and is not tried at each start.
+fn sweep_dead(store: &Inner, rows: &[Vec<String>], dead: Vec<String>, swept: &mut Vec<String>) {
+    let waiting = waiting(&clones(&store.pool, rows), &dead);
+    for path in dead {
+        if !path.starts_with("trash/") {
+            swept.push(path.clone());
+        }
+        match waiting.contains(&path) {
+            true => store.trash.keep(path),
+            false => store.trash.throw(path),
+        }
+    }
+}
+
+/// What is a clone of what: the path below the pool of the group's member that holds the snapshot, and of the one that is the clone.
+fn clones(pool: &Pool, rows: &[Vec<String>]) -> Vec<(String, String)> {
+    let member = |dataset: &str| {
+        let path = dataset.strip_prefix(pool.name())?.strip_prefix('/')?;
+        Some(path.split('/').take(2).collect::<Vec<_>>().join("/"))
+    };
+    let clone = |row: &Vec<String>| {
+        let (origin, _) = row[2].split_once('@')?;
+        Some((member(origin)?, member(&row[0])?)).filter(|(origin, clone)| origin != clone)
+    };
+    rows.iter().filter_map(clone).collect()
+}
+
+/// Those of the `dead` that have clones that stay. A cache that is a clone takes over what it shares.
+fn waiting(clones: &[(String, String)], dead: &[String]) -> HashSet<String> {
+    let is_heir = |clone: &str| clone.starts_with("cache/");
+    let has_heir = |path: &str| clones.iter().any(|(origin, one)| origin == path && is_heir(one));
+    let mut goes: HashSet<&str> = dead.iter().map(String::as_str).collect();
+    loop {
+        let stays = |path: &&str| {
+            clones.iter().any(|(origin, clone)| origin == path && !goes.contains(clone.as_str()))
+        };
+        let stay: Vec<_> =
+            goes.iter().copied().filter(stays).filter(|path| !has_heir(path)).collect();
+        if stay.is_empty() {
+            break;
+        }
+        goes.retain(|path| !stay.contains(path));
+    }
+    dead.iter().filter(|path| !goes.contains(path.as_str())).cloned().collect()
+}
+
+/// Which result each result is a clone of.
+fn bases(pool: &Pool, rows: &[Vec<String>]) -> HashMap<ResultId, ResultId> {
+    let id = |path: &str| path.strip_prefix("result/").and_then(ResultId::parse);
+    let clones = clones(pool, rows).into_iter();
+    clones.filter_map(|(origin, clone)| Some((id(&clone)?, id(&origin)?))).collect()
 }
 
 /// An OBuilder that was killed has left a result without its snapshot; one that runs has its log open, so that it is busy. Ours
-/// are made elsewhere.
-fn sweep_half_made(store: &Inner, name: &str) -> Result<bool, StoreError> {
-    let path = format!("result/{name}");
-    // Another process may have made it since we looked.
-    if store.pool.zfs.exists(&store.pool.dataset(&format!("{path}@{}", SNAPSHOT)))? {
+/// are made elsewhere. Says whether it was still there.
+pub(crate) fn sweep_half_made(store: &Inner, path: &str) -> Result<bool, StoreError> {
+    let _lock = store.half_made_lock()?;
+    // Another process may have removed it, and made the result, since we looked.
+    let (pool, dataset) = (&store.pool, store.pool.dataset(path));
+    if pool.zfs.exists(&format!("{dataset}@{SNAPSHOT}"))? || !pool.zfs.exists(&dataset)? {
         return Ok(false);
     }
-    store.pool.hide(&path, false)?;
-    store.throw_away(&path).map(|()| true)
+    pool.hide(path, false)?;
+    store.throw_away(path).map(|()| true)
 }
 
 /// Unmounts results that a killed process had pinned.

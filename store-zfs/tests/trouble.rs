@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bstr::BStr;
@@ -323,6 +323,39 @@ fn a_link_in_a_cache_leads_to_no_mount_of_the_host() {
     pool.zfs("destroy POOL/host");
 }
 
+/// Has the stand-in write each command to the file that this gives.
+fn note_calls(pool: &TestPool) -> PathBuf {
+    let calls = pool.program.with_file_name("calls");
+    let script = fs::read_to_string(&pool.program).unwrap();
+    let noted = format!("echo \"$1\" >>'{}'; exec", calls.display());
+    fs::write(&pool.program, script.replace("exec", &noted)).unwrap();
+    calls
+}
+
+/// What waits in the trash for its clones costs a start nothing, and goes once they have gone.
+fn what_waits_for_its_clones_is_not_tried_at_each_start(pool: &TestPool) {
+    let store = open(pool.as_ref());
+    for (name, base) in [("a", None), ("b", Some("a")), ("c", Some("b"))] {
+        let base = base.map(id);
+        make_on(&store, name, base.as_ref().map_or(Base::Empty, Base::Result));
+    }
+    let found = store.reconcile(&[]).unwrap().bases;
+    assert_eq!((found.get(&id("b")), found.get(&id("a"))), (Some(&id("a")), None));
+    assert!(store.delete(&id("a")).unwrap() && store.delete(&id("b")).unwrap());
+    drop(store);
+    assert_eq!(leftovers(pool.as_ref()).len(), 2);
+    if !pool.is_real() {
+        let calls = note_calls(pool);
+        open(pool.as_ref()).reconcile(&[]).unwrap();
+        let calls = fs::read_to_string(calls).unwrap();
+        assert_eq!(calls, "list\nlist\n", "what there is, and of that what does not belong there");
+    }
+    let store = open(pool.as_ref());
+    store.reconcile(&[]).unwrap();
+    assert!(store.delete(&id("c")).unwrap());
+    eventually_empty(pool);
+}
+
 macro_rules! on_both {
     ($($name:ident)*) => {
         mod on_zfs { $(#[test] fn $name() { if let Some(pool) = super::real() { super::$name(&pool); } })* }
@@ -342,6 +375,7 @@ on_both!(
     what_obuilder_left_is_used
     homes_and_prefixes_of_a_mac_are_cloned_along
     homes_and_prefixes_are_carried_by_command
+    what_waits_for_its_clones_is_not_tried_at_each_start
 );
 
 /// What one step costs: a tree on the last result, carried to where a step sees it and back, and saved.
