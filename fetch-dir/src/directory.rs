@@ -11,9 +11,9 @@ use obuilder_core::contracts::{Fingerprint, Image};
 use obuilder_core::error::FetchError;
 use obuilder_core::{BuildLog, Cancel};
 use sha2::{Digest, Sha256};
-use tree_copy::{How, Options, copy_tree, digest_tree, remove_tree, stamp_tree};
+use tree_copy::{How, Options, copy_tree, digest_tree, remove_devices, remove_tree, stamp_tree};
 
-use crate::{devices, env_file};
+use crate::env_file;
 
 /// How often an image that changes while it is read is read again.
 const TRIES: usize = 3;
@@ -100,7 +100,7 @@ impl Directory {
         for path in copied.skipped {
             write(log, &format!("Left out `{}`: it cannot be copied\n", path.display()))?;
         }
-        let devices = devices::remove(rootfs)
+        let devices = remove_devices(rootfs)
             .map_err(|e| failed(format!("look for devices in `{}`", rootfs.display()), e))?;
         for path in devices {
             let path = self.tree.join(path);

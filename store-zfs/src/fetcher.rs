@@ -8,10 +8,10 @@ use obuilder_core::contracts::{Fetcher, Fingerprint, Image};
 use obuilder_core::error::{FetchError, StoreError};
 use obuilder_core::{BuildLog, Cancel};
 use sha2::{Digest, Sha256};
-use tree_copy::{Options, copy_tree};
+use tree_copy::{Options, copy_tree, remove_devices};
 
-use crate::layout::SNAPSHOT;
-use crate::mount::CHILDREN;
+use crate::layout::{SNAPSHOT, failed};
+use crate::mount::{CHILDREN, is_place};
 use crate::store::{Inner, ZfsStore};
 use crate::tree::remove;
 
@@ -77,44 +77,79 @@ impl ZfsFetcher {
         let digest = hex::encode(Sha256::digest(stamp.as_bytes()));
         Ok(Fingerprint { stamp, digest })
     }
+}
 
-    /// Copies the image into the empty directory `rootfs`.
-    fn copy(&self, path: &str, rootfs: &Path) -> Result<(), StoreError> {
-        let [home, brew] = CHILDREN.map(|(child, _)| format!("{path}/{child}"));
-        if !self.copy_one(&home, rootfs)? {
-            self.copy_one(path, rootfs)?;
-            return Ok(());
-        }
-        let local = rootfs.with_file_name(CHILDREN[1].1);
-        if local.symlink_metadata().is_ok()
-            && self.store.pool.zfs.exists(&self.store.pool.dataset(&brew))?
-        {
-            remove(&local)?;
-        }
-        self.copy_one(&brew, &local).map(drop)
+/// Bringing one image.
+struct Copying<'a> {
+    store: &'a Inner,
+    base: &'a BStr,
+    log: &'a BuildLog,
+    cancel: &'a Cancel,
+}
+
+impl Copying<'_> {
+    fn broken(&self, error: StoreError) -> FetchError {
+        broken("copy", self.base, error)
     }
 
-    /// Copies a snapshot by way of a clone, so that the image itself stays as and where it is. Says whether it was there.
-    fn copy_one(&self, path: &str, to: &Path) -> Result<bool, StoreError> {
+    /// Copies the image at `path` below the pool into the empty directory `rootfs`.
+    fn copy(&self, path: &str, rootfs: &Path) -> Result<(), FetchError> {
+        let pool = &self.store.pool;
+        let [home, brew] = CHILDREN.map(|(child, _)| format!("{path}/{child}"));
+        if !self.copy_one(&home, rootfs, false)? {
+            return self.copy_one(path, rootfs, true).map(drop);
+        }
+        let local = rootfs.with_file_name(CHILDREN[1].1);
+        let replaced = |local: &Path| {
+            Ok(local.symlink_metadata().is_ok() && pool.zfs.exists(&pool.dataset(&brew))?)
+        };
+        if replaced(&local).map_err(|error| self.broken(error))? {
+            remove(&local).map_err(|error| self.broken(error))?;
+        }
+        self.copy_one(&brew, &local, false).map(drop)
+    }
+
+    /// Copies a snapshot by way of a clone, so that the image itself stays as and where it is: of the image's `own` dataset the
+    /// tree that is in it, if there is one. Says whether the snapshot was there.
+    fn copy_one(&self, path: &str, to: &Path, own: bool) -> Result<bool, FetchError> {
+        if self.cancel.is_cancelled() {
+            return Err(FetchError::Cancelled(self.base.to_owned()));
+        }
         let pool = &self.store.pool;
         let clone = format!("cache-tmp/{}", pool.unique());
-        if !pool.clone_one(path, &clone, None)? {
+        if !pool.clone_one(path, &clone, None).map_err(|error| self.broken(error))? {
             return Ok(false);
         }
-        let copied = pool.show_made(&clone).and_then(|()| copy_contents(&pool.dir(&clone), to));
+        let shown = pool.show_made(&clone).map_err(|error| self.broken(error));
+        let dir = pool.dir(&clone);
+        let from = if own && is_place(&dir, "rootfs") { dir.join("rootfs") } else { dir };
+        let copied = shown.and_then(|()| self.copy_contents(&from, to));
         self.store.trash.throw(clone);
         copied.map(|()| true)
     }
-}
 
-fn copy_contents(dir: &Path, to: &Path) -> Result<(), StoreError> {
-    let inner = dir.join("rootfs");
-    let from = if inner.is_dir() { &inner } else { dir };
-    let copied = copy_tree(from, to, &Options::default()).map_err(tree_failed)?;
-    if !copied.skipped.is_empty() {
-        tracing::warn!(skipped = ?copied.skipped, "left out what cannot be copied");
+    fn copy_contents(&self, from: &Path, to: &Path) -> Result<(), FetchError> {
+        let stop = || self.cancel.is_cancelled();
+        let options = Options { cancel: Some(&stop), ..Options::default() };
+        let copied = copy_tree(from, to, &options).map_err(|error| match error {
+            tree_copy::Error::Cancelled => FetchError::Cancelled(self.base.to_owned()),
+            error => self.broken(tree_failed(error)),
+        })?;
+        let devices = remove_devices(to)
+            .map_err(|e| self.broken(failed("look for devices in", to, e.into())))?;
+        let skipped = copied.skipped.iter().filter_map(|path| path.strip_prefix(from).ok());
+        let skipped = skipped.map(|path| format!("`{}`: it cannot be copied", path.display()));
+        let devices = devices.iter().map(|path| format!("`{}`: it is a device", path.display()));
+        skipped.chain(devices).try_for_each(|what| {
+            let line = format!("Left out {what}\n");
+            self.log.write(line.as_bytes()).map_err(|error| {
+                self.broken(StoreError::Failed {
+                    action: "write the log".to_owned(),
+                    source: error.into(),
+                })
+            })
+        })
     }
-    Ok(())
 }
 
 fn tree_failed(error: tree_copy::Error) -> StoreError {
@@ -139,15 +174,12 @@ impl Fetcher for ZfsFetcher {
         &self,
         base: &BStr,
         rootfs: &Path,
-        _: &BuildLog,
+        log: &BuildLog,
         cancel: &Cancel,
     ) -> Result<Image, FetchError> {
         let fingerprint = self.print(base)?;
-        if cancel.is_cancelled() {
-            return Err(FetchError::Cancelled(base.to_owned()));
-        }
         let path = self.path(base).ok_or_else(|| self.unknown(base))?;
-        self.copy(&path, rootfs).map_err(|error| broken("copy", base, error))?;
+        Copying { store: &self.store, base, log, cancel }.copy(&path, rootfs)?;
         Ok(Image { env: Vec::new(), fingerprint })
     }
 }
