@@ -222,9 +222,14 @@ impl Pool {
 
     fn mounted_elsewhere(&self, mountpoint: &str) -> StoreError {
         let (name, root) = (&self.place.pool, self.place.root.display());
+        let there = Path::new(mountpoint);
+        // A name of a store leads to the pool of its path's last component alone.
+        let named =
+            there.is_absolute() && there.file_name().is_some_and(|last| last == name.as_str());
+        let rename =
+            if named { format!("name the store `zfs:{mountpoint}`, or ") } else { String::new() };
         let what = format!(
-            "its mount point is `{mountpoint}` and not `{root}`: name the store `zfs:{mountpoint}`, \
-             or `zfs set mountpoint={root} {name}`"
+            "its mount point is `{mountpoint}` and not `{root}`: {rename}`zfs set mountpoint={root} {name}`"
         );
         StoreError::Failed { action: format!("open the store in `{name}`"), source: what.into() }
     }
