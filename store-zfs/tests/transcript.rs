@@ -153,6 +153,9 @@ fn mounts(pool: &TestPool) {
         let set = format!("set mountpoint={} POOL/c", made.display());
         assert!(!pool.try_zfs(&set).status.success(), "it is in use");
     }
+    follow(pool, "ok  unmount POOL/c\n ok  mount -o ro POOL/c\n no  mount -o ro POOL/c");
+    // The stand-in only moves what it mounts.
+    assert!(!pool.is_real() || fs::write(made.join("file"), "").is_err());
     follow(pool, "ok  unmount POOL/c\n ok  destroy POOL/c");
     follow(pool, "ok  destroy POOL/b\n ok  mount POOL/a");
     {

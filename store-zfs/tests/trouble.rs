@@ -7,15 +7,16 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bstr::BStr;
-use obuilder_core::Store;
 use obuilder_core::contracts::Base;
-use obuilder_core::error::StoreError;
+use obuilder_core::error::{FetchError, StoreError};
 use obuilder_core::finding::{Finding, Repair};
 use obuilder_core::store_trouble;
-use store_zfs::ZfsStore;
+use obuilder_core::{BuildLog, Cancel, Fetcher, Store};
+use store_zfs::{ZfsFetcher, ZfsStore};
 
 use common::{BOUND, TestPool, id, leftovers, open, real, small_real, small_stand_in, stand_in};
 
@@ -356,6 +357,54 @@ fn what_waits_for_its_clones_is_not_tried_at_each_start(pool: &TestPool) {
     eventually_empty(pool);
 }
 
+fn images_are_copied_whole_and_without_devices(pool: &TestPool) {
+    let store = open(pool.as_ref());
+    pool.zfs("create POOL/base-image");
+    let make = |name: &str| {
+        pool.zfs(&format!("create POOL/base-image/{name}"));
+        let rootfs = pool.as_ref().join(format!("base-image/{name}/rootfs"));
+        fs::create_dir(&rootfs).unwrap();
+        fs::write(rootfs.join("file"), name).unwrap();
+        rootfs
+    };
+    let plain = make("plain");
+    let made = !rustix::process::geteuid().is_root()
+        || Command::new("mknod").arg(plain.join("null")).args(["c", "1", "3"]).status().is_ok();
+    assert!(made);
+    make("mac");
+    // A home may have a `rootfs` of its own.
+    make("mac/home");
+    pool.zfs("create POOL/base-image/linked");
+    let host = tempfile::tempdir().unwrap();
+    fs::write(host.path().join("secret"), "").unwrap();
+    let link = pool.as_ref().join("base-image/linked/rootfs");
+    std::os::unix::fs::symlink(host.path(), link).unwrap();
+    for name in ["mac/home", "mac", "plain", "linked"] {
+        pool.zfs(&format!("snapshot POOL/base-image/{name}@snap"));
+        pool.zfs(&format!("unmount POOL/base-image/{name}"));
+    }
+    let images = ZfsFetcher::new(&store);
+    let log = BuildLog::from_file(tempfile::tempfile().unwrap());
+    let fetch = |name: &str| {
+        let to = tempfile::tempdir().unwrap();
+        images.fetch(BStr::new(name), to.path(), &log, &Cancel::new()).unwrap();
+        to
+    };
+    let copied = fetch("plain");
+    assert_eq!(fs::read_to_string(copied.path().join("file")).unwrap(), "plain");
+    assert!(!copied.path().join("null").exists());
+    let copied = fetch("mac");
+    assert_eq!(fs::read_to_string(copied.path().join("rootfs/file")).unwrap(), "mac/home");
+    let copied = fetch("linked");
+    assert!(copied.path().join("rootfs").is_symlink(), "the tree is all of it");
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let to = tempfile::tempdir().unwrap();
+    let stopped = images.fetch(BStr::new("plain"), to.path(), &log, &cancel);
+    assert!(matches!(stopped, Err(FetchError::Cancelled(_))));
+    eventually_empty(pool);
+}
+
 macro_rules! on_both {
     ($($name:ident)*) => {
         mod on_zfs { $(#[test] fn $name() { if let Some(pool) = super::real() { super::$name(&pool); } })* }
@@ -376,6 +425,7 @@ on_both!(
     homes_and_prefixes_of_a_mac_are_cloned_along
     homes_and_prefixes_are_carried_by_command
     what_waits_for_its_clones_is_not_tried_at_each_start
+    images_are_copied_whole_and_without_devices
 );
 
 /// What one step costs: a tree on the last result, carried to where a step sees it and back, and saved.

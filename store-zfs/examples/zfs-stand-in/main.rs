@@ -39,6 +39,8 @@ impl Line {
             let mut value = || words.next().ok_or("missing argument for option");
             match word.as_str() {
                 "-o" if command == "list" => line.columns = list(value()?),
+                // What is mounted here is moved there, and can be written to all the same.
+                "-o" if command == "mount" => drop(value()?),
                 "-o" => line.properties.push(property(&value()?)?),
                 "-t" => line.kinds = list(value()?),
                 "-d" if command == "list" => {

@@ -13,6 +13,9 @@ use super::{CHILDREN, Mounter, is_place};
 use crate::command::Zfs;
 use crate::layout::{Place, SNAPSHOT};
 
+/// For what nothing is to write to, for as long as it is mounted.
+const READ_ONLY: &[&str] = &["-o", "ro"];
+
 /// The commands. A snapshot is shown by its dataset, which nobody writes to after the snapshot was taken.
 #[derive(Debug, Default)]
 pub(crate) struct ByCommand {
@@ -21,13 +24,19 @@ pub(crate) struct ByCommand {
 
 impl ByCommand {
     /// Mounts what is not mounted.
-    fn mount_found(&self, zfs: &Zfs, found: &Found, at: &Path) -> Result<(), StoreError> {
+    fn mount_found(
+        &self,
+        zfs: &Zfs,
+        found: &Found,
+        at: &Path,
+        more: &[&str],
+    ) -> Result<(), StoreError> {
         let (name, action) = (&found.name, format!("mount `{}` at `{}`", found.name, at.display()));
         if found.mountpoint != at {
             zfs.act(&action, &["set", &format!("mountpoint={}", at.to_string_lossy()), name])?;
         }
         if !found.mounted {
-            zfs.act(&action, &["mount", name])?;
+            zfs.act(&action, &[&["mount"], more, &[name]].concat())?;
         }
         self.table.note(name, true, Some(at));
         Ok(())
@@ -37,7 +46,7 @@ impl ByCommand {
 impl Mounter for ByCommand {
     fn mount(&self, zfs: &Zfs, dataset: &str, at: &Path) -> Result<bool, StoreError> {
         let Some(found) = self.table.find_one(zfs, dataset)? else { return Ok(false) };
-        self.mount_found(zfs, &found, at).map(|()| true)
+        self.mount_found(zfs, &found, at, &[]).map(|()| true)
     }
 
     /// One look tells all there is to know.
@@ -50,13 +59,13 @@ impl Mounter for ByCommand {
         }
         let Some(own) = is_there(dataset).map(|row| table::read(row)) else { return Ok(false) };
         // A killed process may have mounted, or unmounted, a part of it.
-        self.mount_found(zfs, &own, at)?;
+        self.mount_found(zfs, &own, at, READ_ONLY)?;
         let shown = at;
         for (child, place) in CHILDREN {
             let (name, at) = (format!("{dataset}/{child}"), shown.join(place));
             // Where there is no place for it, none was ever shown.
             if let Some(row) = is_there(&name).filter(|_| is_place(shown, place)) {
-                self.mount_found(zfs, &table::read(row), &at)?;
+                self.mount_found(zfs, &table::read(row), &at, READ_ONLY)?;
             }
         }
         Ok(true)
