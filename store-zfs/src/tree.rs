@@ -12,6 +12,9 @@ use tree_copy::remove_tree;
 use crate::layout::{Pool, SNAPSHOT, failed};
 use crate::mount::{CHILDREN, is_place};
 
+/// How often what is there is cloned, if others delete it and make it anew meanwhile.
+const TRIES: u32 = 5;
+
 /// What a dataset at a path below the pool has below it: indices into [`CHILDREN`].
 pub(crate) type Children = Vec<usize>;
 
@@ -202,7 +205,16 @@ impl Pool {
             None => &[],
         };
         let words = [&["clone", "-o", "canmount=noauto"], more, &[&snapshot, &to]].concat();
-        match self.zfs.act(&format!("clone `{snapshot}` to `{to}`"), &words) {
+        let action = format!("clone `{snapshot}` to `{to}`");
+        let mut done = self.zfs.act(&action, &words);
+        for _ in 1..TRIES {
+            if done.is_ok() || !self.zfs.exists(&snapshot)? {
+                break;
+            }
+            // Perhaps it was not, and somebody has made it anew since.
+            done = self.zfs.act(&action, &words);
+        }
+        match done {
             Ok(()) => {
                 self.mounter.born(&to, &at.map_or_else(|| self.dir(path), Path::to_owned));
                 Ok(true)
