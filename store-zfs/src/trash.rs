@@ -174,10 +174,34 @@ fn promote_clones(pool: &Pool, path: &str) -> Result<bool, StoreError> {
     Ok(any)
 }
 
-/// Has a snapshot destroyed at once, or when the last lease that is a clone of it has gone.
+/// How often a snapshot is looked for that goes from version to version while caches are replaced.
+const TRIES: u32 = 5;
+
+/// Has a snapshot that a cache has inherited destroyed at once, or when the last lease that is a clone of it has gone.
 pub(crate) fn drop_snapshot(pool: &Pool, snapshot: &str) {
+    let mut snapshot = snapshot.to_owned();
+    for _ in 1..TRIES {
+        if pool.zfs.run(&["destroy", "-d", &snapshot]).is_ok() {
+            return;
+        }
+        // Its cache may have been replaced since, and have taken it along to the trash or given it to its heir.
+        match whereabouts(pool, &snapshot) {
+            Ok(Some(there)) => snapshot = there,
+            Ok(None) => return,
+            Err(_) => break,
+        }
+    }
     let action = format!("destroy `{snapshot}`");
-    if let Err(error) = pool.zfs.act(&action, &["destroy", "-d", snapshot]) {
+    if let Err(error) = pool.zfs.act(&action, &["destroy", "-d", &snapshot]) {
         tracing::warn!(error = &error as &dyn std::error::Error, "failed to delete");
     }
+}
+
+/// The name that an inherited snapshot has by now; what is after the `@` is never that of another.
+fn whereabouts(pool: &Pool, snapshot: &str) -> Result<Option<String>, StoreError> {
+    let own = snapshot.find('@').map_or("", |at| &snapshot[at..]);
+    let groups = [pool.dataset("cache"), pool.dataset("trash")];
+    let names = groups.each_ref().map(String::as_str);
+    let rows = pool.zfs.table(&["-r", "-t", "snapshot", "-o", "name"], &names)?;
+    Ok(rows.into_iter().map(|mut row| row.swap_remove(0)).find(|name| name.ends_with(own)))
 }
