@@ -245,7 +245,7 @@ fn index_and_pool_are_proved_against_each_other() {
     found_and_repaired("the index does not know it");
     it.zfs(&format!("destroy -r POOL/result/{id}"));
     found_and_repaired("the store does not have it");
-    it.zfs("create -o canmount=noauto POOL/result-tmp/dead");
+    it.zfs("create -o canmount=noauto POOL/result-tmp/1-0123abcd-2");
     found_and_repaired("was left by a process that was killed");
     it.zfs(&format!("create -o canmount=noauto POOL/result/{}", "0".repeat(64)));
     found_and_repaired("it was never finished");
