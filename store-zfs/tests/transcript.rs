@@ -155,7 +155,7 @@ fn mounts(pool: &TestPool) {
     }
     follow(pool, "ok  unmount POOL/c\n ok  mount -o ro POOL/c\n no  mount -o ro POOL/c");
     // The stand-in only moves what it mounts.
-    assert!(!pool.is_real() || fs::write(made.join("file"), "").is_err());
+    assert!(!pool.is_real() || fs::write(moved.join("file"), "").is_err());
     follow(pool, "ok  unmount POOL/c\n ok  destroy POOL/c");
     follow(pool, "ok  destroy POOL/b\n ok  mount POOL/a");
     {
