@@ -220,13 +220,19 @@ fn devices_are_left_out_and_said() {
 #[test]
 fn devices_are_made_for_those_who_ask_and_may() {
     let world = World::with(|settings| settings.unpack.devices = true);
-    let layer = Tar::new().entry(EntryType::Char, "dev/zero", "", b"").file("file", "x").done();
+    let layer = Tar::new()
+        .pax("uid", "12345")
+        .pax("gid", "12345")
+        .entry(EntryType::Char, "dev/zero", "", b"")
+        .file("file", "x")
+        .done();
     let layout = world.layout("layout").plain(&[layer]);
     let (image, log) = world.fetch(&layout.name());
     match (is_root(), image) {
         (true, Ok(_)) => {
             let meta = fs::symlink_metadata(world.rootfs().join("dev/zero")).unwrap();
             assert!(std::os::unix::fs::FileTypeExt::is_char_device(&meta.file_type()));
+            assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (0, 0, 0o600));
         }
         (true, Err(error)) => eprintln!("SKIP: no devices can be made here: {error}"),
         (false, image) => {
@@ -279,6 +285,23 @@ fn owners_setuid_and_attributes_are_kept_where_the_caller_may() {
         Ok(length) => assert_eq!(&value[..length], b"line\nline"),
         Err(error) => eprintln!("SKIP: extended attributes cannot be had here: {error}"),
     }
+}
+
+#[test]
+fn the_root_of_the_tree_stays_the_callers() {
+    let world = World::new();
+    let layer = Tar::new()
+        .pax("uid", "12345")
+        .pax("gid", "12345")
+        .dir("./", 0o6750)
+        .pax("uid", "12345")
+        .dir("sub/", 0o755)
+        .done();
+    world.unpack(&[layer]);
+    let meta = fs::metadata(world.rootfs()).unwrap();
+    let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    assert_eq!((meta.uid(), meta.gid()), me, "an image says to whom its tree was given");
+    assert_eq!(meta.mode() & 0o7777, 0o750);
 }
 
 #[test]
