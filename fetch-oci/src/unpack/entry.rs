@@ -210,8 +210,11 @@ impl Unpacker<'_> {
     fn special(&mut self, dir: &OwnedFd, name: &CStr, place: &Names, entry: &Entry) -> Done {
         let mode = Mode::from_bits_retain((entry.mode & 0o777) as _);
         // What stands for a part of this machine is root's alone, whatever the image says.
-        let device = matches!(entry.kind, Kind::Device { .. })
-            .then(|| Entry { uid: 0, gid: 0, ..entry.clone() });
+        let device = matches!(entry.kind, Kind::Device { .. }).then(|| Entry {
+            uid: 0,
+            gid: 0,
+            ..entry.clone()
+        });
         let mode = if device.is_some() { mode & (Mode::RUSR | Mode::WUSR) } else { mode };
         let made = match entry.kind {
             Kind::Device { block, major, minor } if self.options.devices && self.is_root => {
