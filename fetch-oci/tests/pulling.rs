@@ -13,7 +13,7 @@ use bstr::BStr;
 use common::registry::Registry;
 use common::server::{Answer, Asked, Server};
 use common::{Layout, Tar, World, chain, digest, gzip, host, tool};
-use fetch_oci::{Digest, OciFetcher, Platform, Pull, Settings};
+use fetch_oci::{Digest, Exporter, ImageName, OciFetcher, Plan, Platform, Pull, Settings, Step};
 use obuilder_core::contracts::Fetcher;
 use obuilder_core::error::FetchError;
 use obuilder_core::{BuildLog, Cancel};
@@ -435,6 +435,87 @@ fn blobs_may_come_from_elsewhere_but_credentials_do_not_go_there() {
     });
     World::new().fetch_ok(&name);
     assert_eq!(elsewhere.asked().len(), 1);
+}
+
+/// A fetcher that knows a password for the registry `host`.
+fn ann_of(host: &str) -> World {
+    let config = serde_json::json!({"auths": {host: {"username": "ann", "password": "secret"}}});
+    World::with(|settings| {
+        fs::create_dir_all(settings.cache.dir()).unwrap();
+        let path = settings.cache.dir().with_file_name("config.json");
+        fs::write(&path, config.to_string()).unwrap();
+        settings.access.docker_config = Some(path);
+    })
+}
+
+const BASIC_CHALLENGE: (&str, &str) = ("WWW-Authenticate", "Basic realm=x");
+
+#[test]
+fn whoever_we_are_sent_to_learns_no_password() {
+    let bytes = layer("one").0;
+    let stored = bytes.len();
+    // The same machine, another port.
+    let elsewhere = Server::start(move |asked| match asked.path.as_str() {
+        "/blob" => ranged(asked, &bytes),
+        _ => Answer::status(401).header(BASIC_CHALLENGE.0, BASIC_CHALLENGE.1),
+    });
+    let check = |location: String| {
+        let (server, name) = bad_registry(&[layer("one")], move |asked, answer| {
+            let known =
+                asked.headers.get("authorization").is_some_and(|it| it.starts_with("Basic"));
+            match asked.path.contains("/blobs/") && answer.body.len() == stored {
+                _ if !known => Answer::status(401).header(BASIC_CHALLENGE.0, BASIC_CHALLENGE.1),
+                true => Answer::status(307).header("Location", location.clone()),
+                false => answer,
+            }
+        });
+        let world = ann_of(&server.host);
+        world.fetch(&name).0.map_err(|error| chain(&error))
+    };
+    check(format!("http://{}/blob", elsewhere.host)).unwrap();
+    let error = check(format!("http://{}/asks", elsewhere.host)).unwrap_err();
+    assert!(error.contains("does not let us read a layer"), "{error}");
+    assert!(elsewhere.asked().len() >= 2);
+    for asked in elsewhere.asked() {
+        assert!(!asked.headers.contains_key("authorization"), "{asked:?}");
+    }
+    let error = check("http://obuild.localhost/blob".to_owned()).unwrap_err();
+    assert!(error.contains("`http://obuild.localhost:80`, which has no TLS"), "{error}");
+    let (_server, name) = bad_registry(&[layer("one")], |asked, _| {
+        Answer::status(302).header("Location", asked.path.clone())
+    });
+    let error = World::new().fetch_error(&name);
+    assert!(error.contains("answered more than five places"), "{error}");
+}
+
+#[test]
+fn whoever_takes_a_layer_for_a_registry_learns_no_password() {
+    let elsewhere = Server::start(|_| Answer::status(201));
+    let upload = format!("http://{}/upload", elsewhere.host);
+    let server = Server::start(move |asked| match asked.method.as_str() {
+        _ if !asked.headers.contains_key("authorization") => {
+            Answer::status(401).header(BASIC_CHALLENGE.0, BASIC_CHALLENGE.1)
+        }
+        "HEAD" => Answer::status(404),
+        "POST" => Answer::status(202).header("Location", upload.clone()),
+        _ => Answer::status(201),
+    });
+    let world = ann_of(&server.host);
+    fs::create_dir(world.rootfs()).unwrap();
+    let steps = vec![Step { tree: world.rootfs(), heading: String::new() }];
+    let (env, workdir, cancel) = (Vec::new(), String::new(), Cancel::new());
+    let (user, owner) = (None, None);
+    let plan = Plan { steps, squash: false, env, workdir, user, owner, cancel: &cancel };
+    let ImageName::Registry(reference) = ImageName::parse(&format!("{}/app", server.host)).unwrap()
+    else {
+        panic!("no reference")
+    };
+    let Settings { access, cache, .. } = &world.settings;
+    Exporter { plan }.to_registry(&reference, access, cache, &|_| {}).unwrap();
+    assert_eq!(elsewhere.asked().len(), 2, "the layer and the configuration");
+    for asked in elsewhere.asked() {
+        assert!(!asked.headers.contains_key("authorization"), "{asked:?}");
+    }
 }
 
 #[test]
