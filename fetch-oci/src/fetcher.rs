@@ -21,9 +21,6 @@ use crate::platform::Platform;
 use crate::registry::{Access, Pull, Pulled, Source};
 use crate::unpack::{Options, Unpacked, Unpacker};
 
-/// How many of the files that were left out are named in the log.
-const MOST_NAMED: usize = 20;
-
 /// How images are brought.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -300,10 +297,10 @@ impl Fetcher for OciFetcher {
 
 /// Says what could not be kept.
 pub(crate) fn tell(done: &Unpacked, log: &BuildLog) -> Result<()> {
-    for path in done.left_out.iter().take(MOST_NAMED) {
+    for path in &done.left_out {
         say(log, &format!("Left out `{}`: it is a device or a FIFO", path.display()))?;
     }
-    if let Some(more @ 1..) = done.left_out.len().checked_sub(MOST_NAMED) {
+    if let more @ 1.. = done.more_left_out {
         say(log, &format!("Left out {more} more of them"))?;
     }
     if done.lost_attributes > 0 {

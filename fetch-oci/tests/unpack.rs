@@ -177,6 +177,16 @@ fn hostile_layers_are_refused_by_name() {
     let mut long = Tar::new();
     long.header(EntryType::XHeader, "pax", "", 1 << 40, 0o644);
     check(long, "too long");
+    let big = "x".repeat(1_000_000);
+    let three = Tar::new().pax("comment", &big).pax("comment", &big).pax("comment", &big);
+    check(three.file("x", ""), "too long together");
+    check(Tar::new().pax("path", "n".repeat(256)).file("x", ""), "has a name that is too long");
+    let path = format!("{}/", "n".repeat(200)).repeat(21);
+    check(Tar::new().pax("path", &path).file("x", ""), "has a path that is too long");
+    // Links lead to where no path can: each of these is as long as it may be.
+    let deep = format!("{}/", "n".repeat(200)).repeat(19);
+    let far = Tar::new().pax("path", &deep).dir("x", 0o755).pax("linkpath", &deep);
+    check(far.symlink("l", "").pax("path", format!("l/{deep}x")).file("x", ""), "too long");
     assert_eq!(world.read("file"), "x", "what came before the bad entry stays for nobody to use");
 }
 
@@ -192,6 +202,8 @@ fn what_is_too_large_is_refused_before_it_is_written() {
     assert!(!world.exists("huge"));
     let many = (0..60).fold(Tar::new(), |tar, n| tar.file(&format!("f{n}"), ""));
     assert!(world.unpack_error(&[many.done()]).contains("limit of 50 files"));
+    let implied = Tar::new().pax("path", "d/".repeat(60)).dir("x", 0o755);
+    assert!(world.unpack_error(&[implied.done()]).contains("limit of 50 files"));
     // A small file that unpacks to very much.
     let bomb = vec![0; 50 << 20];
     let layout = world.layout("bomb").image("a", &common::host(), &[(gzip(&bomb), bomb)]);
@@ -215,6 +227,12 @@ fn devices_are_left_out_and_said() {
     image.unwrap();
     assert!(log.contains("Left out `dev/null`: it is a device"), "{log}");
     assert!(!world.exists("dev/null") && !world.exists("dev/sda") && world.exists("file"));
+    let many = (0..25)
+        .fold(Tar::new(), |tar, n| tar.entry(EntryType::Char, &format!("dev/tty{n}"), "", b""));
+    let layout = world.layout("many").plain(&[many.done()]);
+    let (_, log) = world.fetch(&layout.name());
+    assert!(log.contains("`dev/tty19`") && !log.contains("`dev/tty20`"), "{log}");
+    assert!(log.contains("Left out 5 more of them"), "{log}");
 }
 
 #[test]

@@ -97,6 +97,7 @@ impl Unpacker<'_> {
         for place in &made {
             self.dirs.insert(tree::key(place), Directory { mode: Some(0o755), mtime: (0, 0) });
             self.note(place);
+            self.count(0).map_err(|error| Failure::Io(error.into_io()))?;
         }
         // Its time is kept, unless the archive has another one for it.
         if let std::collections::btree_map::Entry::Vacant(vacant) =
@@ -232,7 +233,7 @@ impl Unpacker<'_> {
                 if Errno::from_io_error(&error).is_some_and(|e| e == Errno::NOTSUP) =>
             {
                 let path = PathBuf::from(entry.path.to_path_lossy().as_ref());
-                self.done.left_out.push(path);
+                self.leave_out(path);
                 Ok(())
             }
             Err(error) => Err(error),
