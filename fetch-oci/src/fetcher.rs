@@ -204,7 +204,8 @@ impl OciFetcher {
             })?;
             unpacking(log, number, count, layer)
         });
-        if let Err(Error::Damaged { .. }) = &unpacked {
+        // A layer that is damaged may as well look like a bad archive.
+        if !matches!(&unpacked, Ok(_) | Err(Error::Cancelled | Error::TooLarge { .. })) {
             self.forget_damaged(image)?;
         }
         tell(&unpacked?, log)?;
