@@ -280,6 +280,39 @@ fn what_an_earlier_try_left_damaged_is_brought_anew() {
 }
 
 #[test]
+fn what_a_pull_needs_is_not_pruned() {
+    let world = World::new();
+    let all = std::time::SystemTime::now() + Duration::from_secs(3600);
+    let (_server, name) = bad_registry(&[layer("one")], |_, answer| answer);
+    world.fetch_ok(&name);
+    let (cache, second) = (world.settings.cache.clone(), Digest::of(&layer("two").0));
+    let (_other, name) = bad_registry(&[layer("two"), layer("one")], move |asked, answer| {
+        if asked.path.contains(second.hex()) {
+            cache.prune(all).unwrap();
+        }
+        answer
+    });
+    world.fetch_ok(&name);
+    // What was used for a pull that brought nothing was used too.
+    let cache = &world.settings.cache;
+    for kind in ["blobs", "refs"] {
+        for entry in fs::read_dir(cache.dir().join(kind)).unwrap() {
+            let file = fs::File::open(entry.unwrap().path()).unwrap();
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        }
+    }
+    let before = cache.size().unwrap();
+    world.fetch_ok(&name);
+    let freed = cache.prune(all - Duration::from_secs(7200)).unwrap();
+    assert!(freed > 0 && freed < before, "{freed} of {before}");
+    let never = Settings { pull: Pull::Never, ..world.settings.clone() };
+    let world = World { fetcher: OciFetcher::new(never), ..world };
+    world.fetch_ok(&name);
+    assert!(world.settings.cache.prune(all).unwrap() > 0);
+    assert_eq!(world.settings.cache.size().unwrap(), 0);
+}
+
+#[test]
 fn a_server_without_ranges_is_asked_for_everything_again() {
     let cuts = AtomicUsize::new(0);
     let bytes = big();

@@ -1,6 +1,7 @@
 //! Pulls an image: what its reference leads to, and its layers, several at once.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -52,6 +53,7 @@ impl Source {
 
     /// What `reference` leads to, by the cache if that is allowed and knows.
     pub(crate) fn resolve(&self, reference: &Reference, cancel: &Cancel) -> Result<Pulled> {
+        let _held = self.cache.hold(cancel)?;
         let named = reference.to_string();
         let fixed = matches!(reference.target, Target::Digest(_));
         if self.pull != Pull::Always || fixed {
@@ -176,6 +178,7 @@ impl Source {
         image: &Image,
         cancel: &Cancel,
     ) -> Result<Incoming> {
+        let held = self.cache.hold(cancel)?;
         let mut todo = VecDeque::new();
         for layer in &image.layers {
             let LayerAt::Blob(blob) = &layer.at else { continue };
@@ -203,7 +206,7 @@ impl Source {
             let coming = coming.clone();
             thread::spawn(move || coming.work());
         }
-        Ok(Incoming { coming, total, _on_cancel: on_cancel })
+        Ok(Incoming { coming, total, _held: held, _on_cancel: on_cancel })
     }
 }
 
@@ -231,6 +234,8 @@ fn missing(reference: &Reference) -> Error {
 pub(crate) struct Incoming {
     coming: Arc<Coming>,
     total: u64,
+    /// What is here stays until it has been unpacked.
+    _held: File,
     _on_cancel: obuilder_core::cancel::OnCancel,
 }
 
