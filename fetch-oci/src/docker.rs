@@ -208,17 +208,29 @@ impl Fetcher for DockerFetcher {
         base: &BStr,
         last: Option<&Fingerprint>,
     ) -> std::result::Result<Fingerprint, FetchError> {
+        self.look(base, last, &Cancel::new())
+    }
+
+    fn look(
+        &self,
+        base: &BStr,
+        last: Option<&Fingerprint>,
+        cancel: &Cancel,
+    ) -> std::result::Result<Fingerprint, FetchError> {
         if let Some(last) = last.filter(|last| last.stamp.starts_with("docker "))
             && self.pull != Pull::Always
         {
             return Ok(last.clone());
         }
-        let cancel = Cancel::new();
         let found = text(base).and_then(|base| {
-            self.have(base, &cancel)?;
-            self.fingerprint_here(base, &cancel)
+            self.have(base, cancel)?;
+            self.fingerprint_here(base, cancel)
         });
         found.map_err(|error| failed(base, error))
+    }
+
+    fn insists(&self, _base: &BStr) -> bool {
+        self.pull == Pull::Always
     }
 
     fn environment(&self, base: &BStr) -> std::result::Result<Vec<(BString, BString)>, FetchError> {

@@ -95,7 +95,12 @@ impl OciFetcher {
         ImageName::parse(text)
     }
 
-    fn fingerprint_of(&self, base: &BStr, last: Option<&Fingerprint>) -> Result<Fingerprint> {
+    fn fingerprint_of(
+        &self,
+        base: &BStr,
+        last: Option<&Fingerprint>,
+        cancel: &Cancel,
+    ) -> Result<Fingerprint> {
         let name = Self::name(base)?;
         let (stamp, digest) = match &name {
             ImageName::Registry(reference) => {
@@ -109,7 +114,7 @@ impl OciFetcher {
                 {
                     return Ok(last.clone());
                 }
-                let pulled = self.source.resolve(reference, &Cancel::new())?;
+                let pulled = self.source.resolve(reference, cancel)?;
                 (self.registry_stamp(&pulled), pulled.image.digest)
             }
             file => {
@@ -270,7 +275,21 @@ impl Fetcher for OciFetcher {
         base: &BStr,
         last: Option<&Fingerprint>,
     ) -> std::result::Result<Fingerprint, FetchError> {
-        self.fingerprint_of(base, last).map_err(|error| failed(base, error))
+        self.look(base, last, &Cancel::new())
+    }
+
+    fn look(
+        &self,
+        base: &BStr,
+        last: Option<&Fingerprint>,
+        cancel: &Cancel,
+    ) -> std::result::Result<Fingerprint, FetchError> {
+        self.fingerprint_of(base, last, cancel).map_err(|error| failed(base, error))
+    }
+
+    fn insists(&self, base: &BStr) -> bool {
+        let registry = || matches!(Self::name(base), Ok(ImageName::Registry(_)));
+        self.settings.pull == Pull::Always && registry()
     }
 
     fn environment(&self, base: &BStr) -> std::result::Result<Vec<(BString, BString)>, FetchError> {

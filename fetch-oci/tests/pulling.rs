@@ -603,6 +603,23 @@ fn a_pull_that_nobody_wants_any_more_ends_at_once() {
 }
 
 #[test]
+fn looking_for_a_new_image_ends_when_nobody_wants_it_any_more() {
+    let cancel = Cancel::new();
+    let pressed = cancel.clone();
+    let (server, name) = bad_registry(&[layer("one")], move |_, _| {
+        pressed.cancel();
+        Answer::status(503).header("Retry-After", "25")
+    });
+    let world = World::with(|settings| settings.pull = Pull::Always);
+    let base = BStr::new(&name);
+    let error = world.fetcher.look(base, None, &cancel).unwrap_err();
+    assert!(matches!(error, FetchError::Cancelled(_)), "{}", chain(&error));
+    assert_eq!(server.asked().len(), 1);
+    assert!(world.fetcher.insists(base) && !World::new().fetcher.insists(base));
+    assert!(!world.fetcher.insists(BStr::new("oci:somewhere")));
+}
+
+#[test]
 fn two_at_once_bring_a_layer_once() {
     let (server, name) = bad_registry(&[big()], |_, answer| answer);
     let world = World::new();

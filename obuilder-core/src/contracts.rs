@@ -263,6 +263,21 @@ pub trait Fetcher: Send + Sync {
         last: Option<&Fingerprint>,
     ) -> Result<Fingerprint, FetchError>;
 
+    /// The same for a build, which may be cancelled meanwhile; for fetchers that ask others.
+    fn look(
+        &self,
+        base: &BStr,
+        last: Option<&Fingerprint>,
+        _cancel: &Cancel,
+    ) -> Result<Fingerprint, FetchError> {
+        self.fingerprint(base, last)
+    }
+
+    /// Whether a build fails when what stands behind `base` cannot be seen, instead of going on with what was imported.
+    fn insists(&self, _base: &BStr) -> bool {
+        false
+    }
+
     /// The environment that `base` would bring, without importing it.
     fn environment(&self, base: &BStr) -> Result<Vec<(BString, BString)>, FetchError>;
 
