@@ -105,9 +105,9 @@ impl OciFetcher {
         let (stamp, digest) = match &name {
             ImageName::Registry(reference) => {
                 let ours = |last: &&Fingerprint| {
-                    let words = (last.stamp.split_once(' '), last.stamp.split(' ').nth(1));
-                    matches!(words, (Some(("registry", _)), Some(_)))
-                        && last.stamp.ends_with(&self.source.wanted())
+                    let mut words = last.stamp.splitn(3, ' ');
+                    let (kind, _top, wanted) = (words.next(), words.next(), words.next());
+                    kind == Some("registry") && wanted == Some(&*self.source.wanted())
                 };
                 // Nobody is asked for what is here.
                 if let Some(last) = last.filter(ours).filter(|_| self.settings.pull != Pull::Always)

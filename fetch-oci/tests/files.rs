@@ -109,6 +109,14 @@ fn images_are_chosen_by_tag_and_platform() {
     let other = World::with(|settings| settings.platform = platform);
     let error = other.fetch_error(&layout.name());
     assert!(error.ends_with("not for windows/amd64, only for linux/amd64, linux/s390x"), "{error}");
+    // One that only its configuration says something of.
+    let unmarked = world.layout("unmarked").image("a", "linux/amd64", &one("a"));
+    let index = unmarked.path.join("index.json");
+    let mut all: serde_json::Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+    all["manifests"][0].as_object_mut().unwrap().remove("platform");
+    fs::write(&index, all.to_string()).unwrap();
+    let error = other.fetch_error(&unmarked.name());
+    assert!(error.ends_with("not for windows/amd64, only for linux/amd64"), "{error}");
     let layout = layout.image("b", "linux/amd64", &one("b"));
     assert!(world.fetch_error(&layout.name()).contains("it has several images; name one of a, b"));
     let missing = world.fetcher.fingerprint(BStr::new(&format!("{}:c", layout.name())), None);
@@ -207,8 +215,10 @@ fn names_in_a_docker_archive_lead_to_nothing_outside() {
     let layer = Tar::new().file("secret", "x").done();
     let diff_id = Digest::of(&layer);
     fs::write(world.path("layer.tar"), &layer).unwrap();
+    let host = Platform::host();
+    let (os, architecture) = (host.os, host.architecture);
     let config = format!(
-        r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
+        r#"{{"os":"{os}","architecture":"{architecture}","rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
     );
     let saved = world.path("saved");
     fs::create_dir(&saved).unwrap();

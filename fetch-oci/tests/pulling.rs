@@ -129,6 +129,23 @@ fn lists_of_platforms_are_understood() {
     }
 }
 
+#[test]
+fn an_image_is_for_the_platform_that_is_wanted() {
+    let (_server, name) = bad_registry(&[layer("one")], |_, answer| answer);
+    let base = BStr::new(&name);
+    let other = |settings: &mut Settings| {
+        settings.platform = Some(Platform::parse("windows/s390x").unwrap());
+    };
+    let error = World::with(other).fetch_error(&name);
+    assert!(error.ends_with(&format!("not for windows/s390x, only for {}", host())), "{error}");
+    // One that was imported for others is looked at again, whatever their names end with.
+    let world = World::with(|settings| settings.platform = Some(Platform::host()));
+    let mut last = world.fetch_ok(&name).fingerprint;
+    assert_eq!(world.fetcher.fingerprint(base, Some(&last)).unwrap(), last);
+    last.stamp = last.stamp.replace(&host(), &format!("windows/s390x {}", host()));
+    assert_ne!(world.fetcher.fingerprint(base, Some(&last)).unwrap(), last);
+}
+
 /// The name `ann` with the password `secret`, as `htpasswd -B` writes it.
 const ANN: &str = "ann:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
 
@@ -388,7 +405,7 @@ fn wrong_bytes_are_refused_whatever_a_registry_says() {
 fn claiming(size: u64, digest: &'static str) -> (Server, String) {
     let empty = Digest::of(b"");
     let config = serde_json::json!({
-        "os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [empty.as_str(), empty.as_str()]},
+        "rootfs": {"type": "layers", "diff_ids": [empty.as_str(), empty.as_str()]},
     });
     let config = config.to_string();
     let layer = serde_json::json!({"digest": digest, "size": size});

@@ -22,7 +22,7 @@ use crate::manifest::{
     OCI_INDEX, OCI_MANIFEST,
 };
 use crate::name::{Reference, Target};
-use crate::platform::{Platform, choose};
+use crate::platform::{self, Platform, choose};
 
 /// How often people hear how much has come.
 const TELL_EVERY: Duration = Duration::from_secs(2);
@@ -123,17 +123,21 @@ impl Source {
 
     /// The image for this platform at or below `top`.
     fn below(&self, client: &Client, top: &Digest, cancel: &Cancel) -> Result<Pulled> {
-        let mut digest = top.clone();
+        let (mut digest, mut marked) = (top.clone(), false);
         for _ in 0..4 {
             match Document::parse(&self.manifest(client, &digest, cancel)?)? {
                 Document::Manifest(manifest) => {
                     let config = self.config(client, &manifest, cancel)?;
                     let image = Image::new(digest, &manifest, &config)?;
+                    if !marked {
+                        platform::check(&image.config.platform, &self.platforms)?;
+                    }
                     return Ok(Pulled { top: top.clone(), image });
                 }
                 Document::Index(index) => {
                     let all: Vec<_> = index.manifests.iter().collect();
-                    digest = choose(&all, &self.platforms)?.digest.clone();
+                    let chosen = choose(&all, &self.platforms)?;
+                    (digest, marked) = (chosen.digest.clone(), chosen.platform.is_some());
                 }
             }
         }
