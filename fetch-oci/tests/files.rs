@@ -8,7 +8,8 @@ use std::fs;
 
 use bstr::BStr;
 use common::{Tar, World, chain, digest, gzip, host, is_root, tool};
-use fetch_oci::{Digest, OciFetcher, Platform, Settings};
+use fetch_oci::{Digest, Exporter, OciFetcher, Plan, Platform, Settings, Step};
+use obuilder_core::Cancel;
 use obuilder_core::contracts::Fetcher;
 use obuilder_core::error::FetchError;
 
@@ -207,6 +208,34 @@ fn documents_that_make_no_sense_are_refused() {
         assert!(!error(&format!("docker-archive:{}", archive.display())).is_empty());
     }
     assert!(error("docker-archive:/does/not/exist.tar").contains("/does/not/exist.tar"));
+}
+
+#[test]
+fn images_put_into_a_layout_at_once_are_all_there() {
+    let world = World::new();
+    let (tree, path) = (world.path("tree"), world.path("layout"));
+    fs::create_dir(&tree).unwrap();
+    let export = |tag: &str| {
+        let cancel = Cancel::new();
+        let steps = vec![Step { tree: tree.clone(), heading: String::new() }];
+        let (env, workdir, user, owner) = (Vec::new(), String::new(), None, None);
+        let plan = Plan { steps, squash: false, env, workdir, user, owner, cancel: &cancel };
+        Exporter { plan }.to_layout(&path, tag)
+    };
+    let tags: Vec<_> = (0..8).map(|n| (0..12).map(|m| format!("v{n}-{m}")).collect()).collect();
+    std::thread::scope(|scope| {
+        for tags in &tags {
+            let tags: &Vec<String> = tags;
+            scope.spawn(move || tags.iter().for_each(|tag| drop(export(tag).unwrap())));
+        }
+    });
+    let index = path.join("index.json");
+    let all: serde_json::Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+    assert_eq!(all["manifests"].as_array().unwrap().len(), 96);
+    let large = [fs::read(&index).unwrap(), vec![b' '; 5 << 20]].concat();
+    fs::write(&index, &large).unwrap();
+    assert!(export("more").unwrap_err().to_string().contains("is larger than the limit"));
+    assert!(fs::read(&index).unwrap() == large, "nothing is lost");
 }
 
 #[test]
