@@ -306,6 +306,42 @@ fn owners_setuid_and_attributes_are_kept_where_the_caller_may() {
 }
 
 #[test]
+fn the_acl_for_new_files_is_not_for_those_of_the_image() {
+    let world = World::new();
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, allowed, id) in [
+        (1_u16, 7_u16, u32::MAX),
+        (2, 7, 54_321),
+        (4, 5, u32::MAX),
+        (16, 7, u32::MAX),
+        (32, 5, u32::MAX),
+    ] {
+        acl.extend([tag.to_le_bytes(), allowed.to_le_bytes()].concat());
+        acl.extend(id.to_le_bytes());
+    }
+    let name = "system.posix_acl_default";
+    let layer = Tar::new()
+        .pax(&format!("SCHILY.xattr.{name}"), &acl)
+        .dir("dir/", 0o755)
+        .file("dir/file", "x")
+        .dir("dir/sub/", 0o755)
+        .done();
+    let upper = Tar::new().file("dir/upper", "x").done();
+    world.unpack(&[layer, upper]);
+    let get = |path: &str, name: &str| {
+        rustix::fs::getxattr(world.rootfs().join(path), name, &mut [0; 256][..])
+    };
+    match get("dir", name) {
+        Ok(length) => assert_eq!(length, acl.len()),
+        Err(error) => return eprintln!("SKIP: ACLs cannot be had here: {error}"),
+    }
+    for path in ["dir/file", "dir/sub", "dir/upper"] {
+        assert!(get(path, "system.posix_acl_access").is_err(), "{path}");
+        assert!(get(path, name).is_err(), "{path}");
+    }
+}
+
+#[test]
 fn the_root_of_the_tree_stays_the_callers() {
     let world = World::new();
     let layer = Tar::new()

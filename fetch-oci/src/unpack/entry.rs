@@ -95,7 +95,8 @@ impl Unpacker<'_> {
             Err(error) => return Err(error.into()),
         };
         for place in &made {
-            self.dirs.insert(tree::key(place), Directory { mode: Some(0o755), mtime: (0, 0) });
+            let later = Directory { mode: Some(0o755), mtime: (0, 0), default_acl: None };
+            self.dirs.insert(tree::key(place), later);
             self.note(place);
             self.count(0).map_err(|error| Failure::Io(error.into_io()))?;
         }
@@ -160,9 +161,9 @@ impl Unpacker<'_> {
         entry: &Entry,
         give: bool,
     ) -> Done {
-        let (mode, lost) = attributes::of_dir(dir, entry, give)?;
+        let (later, lost) = attributes::of_dir(dir, entry, give)?;
         self.done.lost_attributes += lost;
-        self.dirs.insert(key, Directory { mode: Some(mode), mtime: entry.mtime });
+        self.dirs.insert(key, later);
         Ok(())
     }
 

@@ -143,7 +143,11 @@ impl<'a> Unpacker<'a> {
         for (key, directory) in self.dirs.iter().rev() {
             let names = tree::names_of(key);
             let set = self.at.enter(&names, &mut Fail).and_then(|fd| directory.apply(&fd));
-            set.at("set the attributes of", self.path.join(String::from_utf8_lossy(key).as_ref()))?;
+            let lost = set.at(
+                "set the attributes of",
+                self.path.join(String::from_utf8_lossy(key).as_ref()),
+            )?;
+            self.done.lost_attributes += lost;
         }
         Ok(self.done)
     }
