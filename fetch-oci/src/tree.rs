@@ -16,7 +16,7 @@ use rustix::io::{Errno, Result};
 pub(crate) const DEEPEST: usize = 512;
 
 /// No system takes a longer name, in bytes.
-const LONGEST_NAME: usize = 255;
+const LONGEST_NAME: usize = 255 + ".wh.".len();
 
 /// Nor a longer path; that what is remembered of an entry is small is for us to see to.
 const LONGEST_PATH: usize = 4096;
