@@ -29,17 +29,29 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Shown {
     scoreboard: PathBuf,
     uid: u32,
+    /// The mounts, and which process serves each.
+    served: Vec<(PathBuf, u32)>,
 }
 
 impl Shown {
     /// Shows the place of `slot`, once the filesystem is mounted.
     pub(crate) fn new(fuse: &Fuse, config: &Config, slot: &Slot) -> Result<Self> {
         ensure_mounted(fuse, config)?;
+        let served = mounts(fuse, config).into_iter();
+        let served = served.map(|(at, _)| Ok((at.clone(), server_of(&at)?)));
+        let served = served.collect::<std::result::Result<_, usrlocal_fs::Error>>();
+        let served = served.map_err(failed("look at the filesystem of build users"))?;
         let (scoreboard, uid) = (beside(&fuse.mount, ".scoreboard"), slot.user.uid);
         let tree = beside(&fuse.mount, ".slots").join(uid.to_string());
         usrlocal_fs::link(&scoreboard, uid, Some(&tree))
             .map_err(failed("show the step its tree"))?;
-        Ok(Self { scoreboard, uid })
+        Ok(Self { scoreboard, uid, served })
+    }
+
+    /// An error when not everything was served all the time: the step cannot be trusted to have noticed.
+    pub(crate) fn check(&self) -> Result<()> {
+        let same = |(at, server): &(PathBuf, u32)| server_of(at).is_ok_and(|now| now == *server);
+        if self.served.iter().all(same) { Ok(()) } else { Err(Error::ServerEnded) }
     }
 }
 
@@ -69,7 +81,8 @@ pub fn serve_trees(
 
 /// Unmounts everything; nobody may use it.
 pub(crate) fn unmount(fuse: &Fuse, config: &Config) -> Result<()> {
-    for (at, _) in mounts(fuse, config).into_iter().rev().filter(|(at, _)| is_served(at)) {
+    let mounted = |at: &Path| is_served(at) || is_dead(at);
+    for (at, _) in mounts(fuse, config).into_iter().rev().filter(|(at, _)| mounted(at)) {
         let action = format!("unmount `{}`", at.display());
         usrlocal_fs::unmount(&at, false).map_err(failed(&action))?;
     }
@@ -90,13 +103,22 @@ pub(crate) fn check(fuse: &Fuse, home: &Path) -> std::result::Result<(), String>
 /// What is mounted where: the path, and which part of a slot's tree it shows.
 fn mounts(fuse: &Fuse, config: &Config) -> Vec<(PathBuf, PathBuf)> {
     let home = config.home.strip_prefix(&fuse.mount).unwrap_or(&config.home);
-    let prefixes = config.prefixes.iter().filter(|(prefix, _)| prefix.is_dir());
+    let prefixes = config.prefixes.iter().filter(|(prefix, _)| prefix.is_dir() || is_dead(prefix));
     let prefixes = prefixes.map(|(prefix, part)| (prefix.clone(), home.join(part)));
     [(fuse.mount.clone(), PathBuf::from("."))].into_iter().chain(prefixes).collect()
 }
 
 fn is_served(at: &Path) -> bool {
     usrlocal_fs::status(at).is_ok()
+}
+
+fn server_of(at: &Path) -> std::result::Result<u32, usrlocal_fs::Error> {
+    usrlocal_fs::status(at).map(|status| status.server)
+}
+
+/// Whether a server that was killed has left its mount there, which nobody can look at.
+fn is_dead(at: &Path) -> bool {
+    at.metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotConnected)
 }
 
 fn ensure_mounted(fuse: &Fuse, config: &Config) -> Result<()> {
