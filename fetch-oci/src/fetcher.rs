@@ -142,8 +142,11 @@ impl OciFetcher {
         let meta = fs::metadata(&path).map_err(|error| match error.kind() {
             ErrorKind::NotFound => {
                 let image = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let place = path.parent().unwrap_or(&path).display().to_string();
-                Error::Missing { image, place: format!("`{place}`") }
+                let place = match path.parent() {
+                    Some(place) if place != Path::new("") => format!("`{}`", place.display()),
+                    _ => "the current directory".to_owned(),
+                };
+                Error::Missing { image, place }
             }
             _ => Error::path("read", &path, error),
         })?;
