@@ -111,6 +111,20 @@ impl Fetcher for Images {
         self.first(base, |images| images.fingerprint(base, last))
     }
 
+    fn look(
+        &self,
+        base: &BStr,
+        last: Option<&Fingerprint>,
+        cancel: &Cancel,
+    ) -> Result<Fingerprint, FetchError> {
+        let found = self.of(base).look(base, last, cancel);
+        found.map_err(|error| self.explained(base, error))
+    }
+
+    fn insists(&self, base: &BStr) -> bool {
+        self.of(base).insists(base)
+    }
+
     fn environment(&self, base: &BStr) -> Result<Vec<(BString, BString)>, FetchError> {
         self.first(base, |images| images.environment(base))
     }

@@ -21,9 +21,6 @@ use crate::platform::Platform;
 use crate::registry::{Access, Pull, Pulled, Source};
 use crate::unpack::{Options, Unpacked, Unpacker};
 
-/// How many of the files that were left out are named in the log.
-const MOST_NAMED: usize = 20;
-
 /// How images are brought.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -98,21 +95,26 @@ impl OciFetcher {
         ImageName::parse(text)
     }
 
-    fn fingerprint_of(&self, base: &BStr, last: Option<&Fingerprint>) -> Result<Fingerprint> {
+    fn fingerprint_of(
+        &self,
+        base: &BStr,
+        last: Option<&Fingerprint>,
+        cancel: &Cancel,
+    ) -> Result<Fingerprint> {
         let name = Self::name(base)?;
         let (stamp, digest) = match &name {
             ImageName::Registry(reference) => {
                 let ours = |last: &&Fingerprint| {
-                    let words = (last.stamp.split_once(' '), last.stamp.split(' ').nth(1));
-                    matches!(words, (Some(("registry", _)), Some(_)))
-                        && last.stamp.ends_with(&self.source.wanted())
+                    let mut words = last.stamp.splitn(3, ' ');
+                    let (kind, _top, wanted) = (words.next(), words.next(), words.next());
+                    kind == Some("registry") && wanted == Some(&*self.source.wanted())
                 };
                 // Nobody is asked for what is here.
-                if let Some(last) = last.filter(ours).filter(|_| self.settings.pull != Pull::Always)
-                {
+                let asks = self.settings.pull == Pull::Always && !reference.is_fixed();
+                if let Some(last) = last.filter(ours).filter(|_| !asks) {
                     return Ok(last.clone());
                 }
-                let pulled = self.source.resolve(reference, &Cancel::new())?;
+                let pulled = self.source.resolve(reference, cancel)?;
                 (self.registry_stamp(&pulled), pulled.image.digest)
             }
             file => {
@@ -140,8 +142,11 @@ impl OciFetcher {
         let meta = fs::metadata(&path).map_err(|error| match error.kind() {
             ErrorKind::NotFound => {
                 let image = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let place = path.parent().unwrap_or(&path).display().to_string();
-                Error::Missing { image, place: format!("`{place}`") }
+                let place = match path.parent() {
+                    Some(place) if place != Path::new("") => format!("`{}`", place.display()),
+                    _ => "the current directory".to_owned(),
+                };
+                Error::Missing { image, place }
             }
             _ => Error::path("read", &path, error),
         })?;
@@ -207,16 +212,20 @@ impl OciFetcher {
             })?;
             unpacking(log, number, count, layer)
         });
-        if let Err(Error::Damaged { .. }) = &unpacked {
-            self.forget_damaged(image)?;
+        // A layer that is damaged may as well look like a bad archive.
+        if matches!(&unpacked, Err(Error::Damaged { .. } | Error::BadLayer { .. })) {
+            self.forget_damaged(image, cancel)?;
         }
         tell(&unpacked?, log)?;
         Ok(brought(image, self.registry_stamp(&pulled)))
     }
 
     /// Removes the layers that have been damaged since they came, so that the next try brings them again.
-    fn forget_damaged(&self, image: &Image) -> Result<()> {
+    fn forget_damaged(&self, image: &Image, cancel: &Cancel) -> Result<()> {
         for layer in &image.layers {
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
             let LayerAt::Blob(blob) = &layer.at else { continue };
             let Some(file) = self.settings.cache.open(&blob.digest, blob.size)? else { continue };
             let mut checked = Checked::new(file, &blob.digest, blob.size);
@@ -272,7 +281,24 @@ impl Fetcher for OciFetcher {
         base: &BStr,
         last: Option<&Fingerprint>,
     ) -> std::result::Result<Fingerprint, FetchError> {
-        self.fingerprint_of(base, last).map_err(|error| failed(base, error))
+        self.look(base, last, &Cancel::new())
+    }
+
+    fn look(
+        &self,
+        base: &BStr,
+        last: Option<&Fingerprint>,
+        cancel: &Cancel,
+    ) -> std::result::Result<Fingerprint, FetchError> {
+        self.fingerprint_of(base, last, cancel).map_err(|error| failed(base, error))
+    }
+
+    fn insists(&self, base: &BStr) -> bool {
+        let moves = || match Self::name(base) {
+            Ok(ImageName::Registry(reference)) => !reference.is_fixed(),
+            _ => false,
+        };
+        self.settings.pull == Pull::Always && moves()
     }
 
     fn environment(&self, base: &BStr) -> std::result::Result<Vec<(BString, BString)>, FetchError> {
@@ -300,10 +326,10 @@ impl Fetcher for OciFetcher {
 
 /// Says what could not be kept.
 pub(crate) fn tell(done: &Unpacked, log: &BuildLog) -> Result<()> {
-    for path in done.left_out.iter().take(MOST_NAMED) {
+    for path in &done.left_out {
         say(log, &format!("Left out `{}`: it is a device or a FIFO", path.display()))?;
     }
-    if let Some(more @ 1..) = done.left_out.len().checked_sub(MOST_NAMED) {
+    if let more @ 1.. = done.more_left_out {
         say(log, &format!("Left out {more} more of them"))?;
     }
     if done.lost_attributes > 0 {
