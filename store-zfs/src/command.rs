@@ -12,8 +12,9 @@ use std::time::Duration;
 use obuilder_core::error::StoreError;
 use obuilder_core::fault;
 
-/// How often something that may be busy is tried, and how long after the first failure; each wait is twice the one before.
-const TRIES: u32 = 5;
+/// How often something that may be busy is tried, and how long after the first failure; each wait is twice the one before. In all it is
+/// waited for longer than `usrlocal-fs` holds what is in a tree that is shown no more.
+const TRIES: u32 = 7;
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 
 /// Below this much room in the pool, what fails fails for want of it: ZFS keeps a little for itself.
