@@ -1,0 +1,30 @@
+//! Where a worker gets its jobs.
+
+use crate::error::CallError;
+use crate::job::JobClient;
+use crate::job_descr::JobDescr;
+use crate::schema_capnp::queue;
+
+/// A registered worker's queue.
+#[derive(Clone)]
+pub struct QueueClient(pub(crate) queue::Client);
+
+impl QueueClient {
+    /// Waits for a job, for as long as that may take. `job` is what its submitter will follow it by.
+    ///
+    /// A wait that is dropped is called off: no job is lost.
+    pub async fn pop(&self, job: JobClient) -> Result<JobDescr, CallError> {
+        let mut request = self.0.pop_request();
+        request.get().set_job(job.0);
+        let response = request.send().promise.await?;
+        JobDescr::read(response.get()?.get_descr()?)
+    }
+
+    /// Says whether this worker wants jobs. What waits for an inactive worker goes to others.
+    pub async fn set_active(&self, active: bool) -> Result<(), CallError> {
+        let mut request = self.0.set_active_request();
+        request.get().set_active(active);
+        request.send().promise.await?;
+        Ok(())
+    }
+}
