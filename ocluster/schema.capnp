@@ -1,7 +1,7 @@
 @0x8378b104cef5b2eb;
 # The wire protocol of OCluster. Names, ids and ordinals are the protocol's and must stay; the words are ours.
 #
-# `src/schema_capnp.rs` is generated from this file: `OCLUSTER_GENERATE=1 cargo test -p ocluster --test schema`.
+# `src/schema_capnp.inc` is generated from this file: `OCLUSTER_GENERATE=1 cargo test -p ocluster --test schema`.
 
 struct DockerBuild {
   dockerfile :union {

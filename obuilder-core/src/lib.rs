@@ -21,6 +21,7 @@ pub mod contracts;
 pub mod error;
 pub mod interpreter;
 pub mod log;
+pub mod order;
 pub mod progress;
 pub mod redact;
 pub mod step;

@@ -76,7 +76,8 @@ impl From<capnp::Error> for CallError {
     fn from(error: capnp::Error) -> Self {
         use capnp::ErrorKind;
         let text = if error.extra.is_empty() { error.kind.to_string() } else { error.extra };
-        let text = text.strip_prefix("remote exception: ").map_or(text.clone(), str::to_owned);
+        // One for each end that it has passed through.
+        let text = text.trim_start_matches("remote exception: ").to_owned();
         match error.kind {
             ErrorKind::Disconnected => Self::Disconnected(text),
             ErrorKind::Overloaded => Self::Overloaded(text),

@@ -38,8 +38,11 @@ impl<N: VatNetwork<Side>> VatNetwork<Side> for WithServiceId<N> {
     }
 
     fn accept(&mut self) -> Promise<Box<dyn Connection<Side>>, capnp::Error> {
-        // A client: nobody comes.
-        Promise::from_future(futures::future::pending())
+        let service = self.service.clone();
+        Promise::from_future(self.inner.accept().map_ok(move |inner| {
+            let link: Box<dyn Connection<Side>> = Box::new(Link { inner, service });
+            link
+        }))
     }
 
     fn drive_until_shutdown(&mut self) -> Promise<(), capnp::Error> {

@@ -12,12 +12,14 @@ pub struct QueueClient(pub(crate) queue::Client);
 impl QueueClient {
     /// Waits for a job, for as long as that may take. `job` is what its submitter will follow it by.
     ///
-    /// A wait that is dropped is called off: no job is lost.
-    pub async fn pop(&self, job: JobClient) -> Result<JobDescr, CallError> {
+    /// A wait that is dropped is called off: no job is lost. The inner error is that of a job which is this worker's now,
+    /// and whose description cannot be read.
+    pub async fn pop(&self, job: JobClient) -> Result<Result<JobDescr, CallError>, CallError> {
         let mut request = self.0.pop_request();
         request.get().set_job(job.0);
         let response = request.send().promise.await?;
-        JobDescr::read(response.get()?.get_descr()?)
+        let descr = || JobDescr::read(response.get()?.get_descr()?);
+        Ok(descr())
     }
 
     /// Says whether this worker wants jobs. What waits for an inactive worker goes to others.

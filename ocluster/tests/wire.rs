@@ -1,5 +1,7 @@
 //! Workers and clients over real connections.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -134,7 +136,7 @@ fn a_job_goes_round(security: Security) {
         let ticket = SubmissionClient::of(&client).submit("pool-x", &sent, true).unwrap();
         let job = ticket.job();
         let toy = Rc::new(ToyJob { log: b"hello, world", ..ToyJob::default() });
-        assert_eq!(queue.pop(JobClient::serve(toy.clone())).await.unwrap(), sent);
+        assert_eq!(queue.pop(JobClient::serve(toy.clone())).await.unwrap().unwrap(), sent);
         assert_eq!(read_log(&job).await, b"hello, world");
         toy.finish(Ok("id".into()));
         assert_eq!(job.result().await.unwrap(), "id");
@@ -253,7 +255,7 @@ fn a_job_is_released_when_its_client_goes_though_calls_wait() {
             SubmissionClient::of(&client).submit("x", &JobDescr::obuilder("()"), false).unwrap();
         let job = ticket.job();
         let toy = Rc::new(ToyJob::default());
-        queue.pop(JobClient::serve(toy.clone())).await.unwrap();
+        queue.pop(JobClient::serve(toy.clone())).await.unwrap().unwrap();
         let waiting = tokio::task::spawn_local(async move { job.result().await });
         tokio::task::yield_now().await;
         drop((client, ticket));
@@ -280,7 +282,7 @@ fn a_wait_for_a_job_can_be_called_off_and_loses_none() {
         let mut pop = Box::pin(queue.pop(JobClient::serve(toy)));
         assert!(tokio::time::timeout(Duration::from_millis(50), &mut pop).await.is_err());
         queue.set_active(true).await.unwrap();
-        assert_eq!(pop.await.unwrap(), JobDescr::obuilder("()"));
+        assert_eq!(pop.await.unwrap().unwrap(), JobDescr::obuilder("()"));
     });
     scheduler.check();
 }
@@ -320,13 +322,15 @@ fn kinds_of_jobs_that_came_later_are_told_apart() {
         for action in [Action::Custom { kind: "day10".into() }, Action::Docker(docker)] {
             let descr = JobDescr { action, ..JobDescr::obuilder("") };
             let ticket = submission.submit("x", &descr, false).unwrap();
-            let popped = queue.pop(JobClient::serve(Rc::new(ToyJob::default()))).await.unwrap();
+            let popped =
+                queue.pop(JobClient::serve(Rc::new(ToyJob::default()))).await.unwrap().unwrap();
             assert_eq!(popped, descr);
             drop(ticket);
         }
         let _later =
             scheduler.submit(&JobDescr { action: Action::Unknown(9), ..JobDescr::obuilder("") });
-        let popped = queue.pop(JobClient::serve(Rc::new(ToyJob::default()))).await.unwrap();
+        let popped =
+            queue.pop(JobClient::serve(Rc::new(ToyJob::default()))).await.unwrap().unwrap();
         assert_eq!(popped.action, Action::Unknown(9));
     });
     scheduler.check();

@@ -119,6 +119,7 @@ impl Scheduler {
         if self.running.is_none() {
             return;
         }
+        self.drop_connections();
         self.past.extend(self.with(|pool| pool.violations.borrow().clone()));
         if let Some((orders, thread)) = self.running.take() {
             drop(orders);
@@ -144,7 +145,7 @@ impl Scheduler {
 
     /// Drops all connections.
     pub fn drop_connections(&self) {
-        self.with(|pool| pool.connections.borrow().values().for_each(|one| one.cut()));
+        self.with(|pool| pool.connections.borrow().values().for_each(Cuttable::cut));
     }
 
     /// Drops the connection of one worker.
@@ -217,6 +218,9 @@ impl Scheduler {
 impl Drop for Scheduler {
     fn drop(&mut self) {
         if let Some((orders, thread)) = self.running.take() {
+            let cut = |pool: &Rc<Pool>| pool.connections.borrow().values().for_each(Cuttable::cut);
+            // What has died has no connections.
+            let _ = orders.send(Box::new(cut));
             drop(orders);
             // A panic in it has been printed.
             let _ = thread.join();

@@ -1,0 +1,16 @@
+//! A worker for OCluster schedulers that builds as obuild does.
+//!
+//! Start with [`agent`]: it registers with a scheduler, takes jobs and serves them while they run. What does a job is an
+//! [`agent::Executor`].
+//!
+//! Nothing here prints, parses arguments or exits: that is for the program.
+
+#![forbid(unsafe_code)]
+
+pub mod backoff;
+pub mod http;
+pub mod job;
+pub mod job_log;
+pub mod metrics;
+
+pub mod agent;
