@@ -51,16 +51,20 @@ impl Listener {
         Ok(Self { socket, tls: identity.map(|key| key.acceptor.clone()), address, server })
     }
 
-    /// The next client that has come in, once it has shown a certificate where TLS is wanted.
+    /// The next client at the door.
     pub(super) async fn accept(&self) -> io::Result<Box<dyn Stream>> {
-        let stream: Box<dyn Stream> = match &self.socket {
+        Ok(match &self.socket {
             Socket::Tcp(socket) => {
                 let (stream, _) = socket.accept().await?;
                 stream.set_nodelay(true)?;
                 Box::new(stream)
             }
             Socket::Unix(socket) => Box::new(socket.accept().await?.0),
-        };
+        })
+    }
+
+    /// Lets a client in, once it has shown a certificate where TLS is wanted.
+    pub(super) async fn let_in(&self, stream: Box<dyn Stream>) -> io::Result<Box<dyn Stream>> {
         match &self.tls {
             None => Ok(stream),
             Some(tls) => Ok(Box::new(tls.accept(stream).await?)),

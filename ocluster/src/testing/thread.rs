@@ -254,16 +254,22 @@ fn run(pool: &str, address: &Address, key: Option<&Key>) -> Started {
 
 async fn serve(name: &str, listener: Listener, mut orders: mpsc::UnboundedReceiver<Order>) {
     let pool = Rc::new(Pool { name: name.into(), ..Pool::default() });
+    let listener = Rc::new(listener);
     loop {
         tokio::select! {
             order = orders.recv() => match order {
                 Some(order) => order(&pool),
                 None => return,
             },
-            stream = listener.accept() => match stream {
-                Ok(stream) => speak(&pool, stream),
-                Err(error) => tracing::info!("a client was turned away: {error}"),
-            },
+            stream = listener.accept() => {
+                let (pool, listener) = (pool.clone(), listener.clone());
+                tokio::task::spawn_local(async move {
+                    match async { listener.let_in(stream?).await }.await {
+                        Ok(stream) => speak(&pool, stream),
+                        Err(error) => tracing::info!("a client was turned away: {error}"),
+                    }
+                });
+            }
         }
     }
 }
