@@ -17,10 +17,12 @@ mod session;
 mod settings;
 mod signals;
 mod store_url;
-mod units;
 mod weaknesses;
 
 use std::process::ExitCode;
+
+// One way to write sizes and times for all programs.
+use obuilder_core::units;
 
 fn main() -> ExitCode {
     signals::wait_for_children();

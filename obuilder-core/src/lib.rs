@@ -27,6 +27,7 @@ pub mod redact;
 pub mod step;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod units;
 
 mod index;
 

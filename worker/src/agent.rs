@@ -130,6 +130,11 @@ impl Control {
         self.0.changed.notify_waiters();
     }
 
+    /// Waits until a job is under way.
+    pub async fn until_busy(&self) {
+        self.0.until(|state| state.running.get() > 0).await;
+    }
+
     /// How many jobs are under way.
     pub fn running(&self) -> u32 {
         self.0.running.get()
@@ -184,6 +189,7 @@ impl<E: Executor> Agent<E> {
         let (state, limit) = (self.state.clone(), self.config.job_timeout);
         add(&metrics.accepted, 1);
         state.running.set(state.running.get() + 1);
+        state.changed.notify_waiters();
         set(&metrics.running, u64::from(state.running.get()));
         job.log().write(format!("Building on {}\n", self.config.name).as_bytes());
         let began = Instant::now();

@@ -1,7 +1,7 @@
 //! A worker for OCluster schedulers that builds as obuild does.
 //!
 //! Start with [`agent`]: it registers with a scheduler, takes jobs and serves them while they run. What does a job is an
-//! [`agent::Executor`].
+//! [`agent::Executor`]: [`jobs::Jobs`] gets sources, and builds specs and Dockerfiles.
 //!
 //! Nothing here prints, parses arguments or exits: that is for the program.
 
@@ -14,3 +14,14 @@ pub mod job_log;
 pub mod metrics;
 
 pub mod agent;
+
+pub mod docker;
+pub mod jobs;
+mod observer;
+pub mod obuilder;
+pub mod process;
+pub mod space;
+pub mod text;
+
+pub mod endpoint;
+pub mod health;

@@ -243,7 +243,7 @@ fn a_paused_worker_gets_no_jobs_until_it_wants_them_again() {
     run(async {
         let client = Client::new(&scheduler, "p").await;
         let job = client.submit("x");
-        until("nobody takes it", || {eprintln!("{:?} {:?}", scheduler.live(), scheduler.active_workers()); scheduler.live().waiting == 1}).await;
+        until("nobody takes it", || scheduler.live().waiting == 1).await;
         agent.order(|control| control.pause(false));
         assert_eq!(job.result().await.unwrap(), "x");
     });

@@ -14,6 +14,7 @@ use crate::backoff::Backoff;
 use crate::job::{Job, Outcome};
 use crate::job_log::JobLog;
 use crate::metrics::set;
+use crate::text::chain;
 
 /// Longest time that a scheduler may take to note something down.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -126,15 +127,4 @@ impl<E: Executor> Agent<E> {
         let _ = tokio::time::timeout(self.config.linger, heard).await;
         why
     }
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text = format!("{text}: {error}");
-        next = error.source();
-    }
-    text
 }
