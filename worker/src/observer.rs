@@ -37,7 +37,9 @@ impl ToLog {
 
     /// Writes what still waits: nothing more comes.
     pub(crate) fn finish(&self) {
-        self.with(|order| drop(order.finish()));
+        self.with(|order| {
+            order.finish();
+        });
     }
 
     fn with(&self, f: impl FnOnce(&mut Order<Lines>)) {
