@@ -44,6 +44,8 @@ enum Command {
     ServeTrees(command::serve_trees::Args),
     Doctor(command::doctor::Args),
     Completions(command::completions::Args),
+    Submit(command::submit::Args),
+    Cluster(command::cluster::Args),
     Man(command::man::Args),
 }
 
@@ -95,6 +97,8 @@ impl Cli {
             Command::Setup(args) => command::setup::run(&args, &settings()?),
             Command::Doctor(args) => command::doctor::run(&args, &settings()?),
             Command::Completions(args) => command::completions::run(&args),
+            Command::Submit(args) => command::submit::run(&args),
+            Command::Cluster(args) => command::cluster::run(&args),
             Command::Man(args) => command::man::run(&args),
         }
     }

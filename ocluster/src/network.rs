@@ -1,5 +1,11 @@
-//! A connection that sends the service's id with its bootstrap message, which `capnp-rpc` by itself leaves out.
+//! A connection that does what `capnp-rpc` by itself leaves out.
+//!
+//! It sends the service's id with its bootstrap message. And every call gets its answer: where the other end calls a call
+//! off, `capnp-rpc` would drop it without a word, but then neither end could ever forget it, nor use its number again. So
+//! the call runs to its end, which is never far (jobs that nobody holds are cancelled), and the answer says `canceled`.
 
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use capnp::any_pointer;
@@ -21,6 +27,10 @@ impl<N> WithServiceId<N> {
     pub(crate) fn new(inner: N, service: &[u8]) -> Self {
         Self { inner, service: service.into() }
     }
+
+    fn link(inner: Box<dyn Connection<Side>>, service: Rc<[u8]>) -> Box<dyn Connection<Side>> {
+        Box::new(Link { inner: Rc::new(RefCell::new(inner)), service, calls: Rc::default() })
+    }
 }
 
 /// However a connection ends, its end is a loss of the connection.
@@ -33,16 +43,12 @@ pub(crate) fn lost(error: capnp::Error) -> capnp::Error {
 
 impl<N: VatNetwork<Side>> VatNetwork<Side> for WithServiceId<N> {
     fn connect(&mut self, host_id: Side) -> Option<Box<dyn Connection<Side>>> {
-        let inner = self.inner.connect(host_id)?;
-        Some(Box::new(Link { inner, service: self.service.clone() }))
+        Some(Self::link(self.inner.connect(host_id)?, self.service.clone()))
     }
 
     fn accept(&mut self) -> Promise<Box<dyn Connection<Side>>, capnp::Error> {
         let service = self.service.clone();
-        Promise::from_future(self.inner.accept().map_ok(move |inner| {
-            let link: Box<dyn Connection<Side>> = Box::new(Link { inner, service });
-            link
-        }))
+        Promise::from_future(self.inner.accept().map_ok(move |inner| Self::link(inner, service)))
     }
 
     fn drive_until_shutdown(&mut self) -> Promise<(), capnp::Error> {
@@ -50,51 +56,135 @@ impl<N: VatNetwork<Side>> VatNetwork<Side> for WithServiceId<N> {
     }
 }
 
+/// The calls of the other end, by their numbers.
+#[derive(Default)]
+struct Calls {
+    /// Those without an answer.
+    unanswered: HashSet<u32>,
+    /// Those of them that were called off, with the message that said so.
+    called_off: HashMap<u32, Box<dyn IncomingMessage>>,
+    /// Messages to be looked at before any that come later.
+    ready: VecDeque<Box<dyn IncomingMessage>>,
+}
+
+impl Calls {
+    /// Takes a message in; gives it back unless its time is later.
+    fn receive(
+        &mut self,
+        received: Box<dyn IncomingMessage>,
+    ) -> capnp::Result<Option<Box<dyn IncomingMessage>>> {
+        let root = received.get_body()?.get_as::<message::Reader<'_>>()?;
+        match root.which() {
+            Ok(message::Call(Ok(call))) => {
+                self.unanswered.insert(call.get_question_id());
+            }
+            Ok(message::Finish(Ok(finish)))
+                if self.unanswered.contains(&finish.get_question_id()) =>
+            {
+                let number = finish.get_question_id();
+                self.called_off.insert(number, received);
+                return Ok(None);
+            }
+            _ => {}
+        }
+        if self.ready.is_empty() {
+            return Ok(Some(received));
+        }
+        self.ready.push_back(received);
+        Ok(self.ready.pop_front())
+    }
+
+    /// The call has an answer, after which nothing need be said of it if `done`; says whether it was called off.
+    fn answer(&mut self, number: u32, done: bool) -> bool {
+        self.unanswered.remove(&number);
+        let Some(finish) = self.called_off.remove(&number) else { return false };
+        if !done {
+            self.ready.push_back(finish);
+        }
+        true
+    }
+}
+
 struct Link {
-    inner: Box<dyn Connection<Side>>,
+    inner: Rc<RefCell<Box<dyn Connection<Side>>>>,
     service: Rc<[u8]>,
+    calls: Rc<RefCell<Calls>>,
 }
 
 impl Connection<Side> for Link {
     fn get_peer_vat_id(&self) -> Side {
-        self.inner.get_peer_vat_id()
+        self.inner.borrow().get_peer_vat_id()
     }
 
     fn new_outgoing_message(&mut self, first_segment_word_size: u32) -> Box<dyn OutgoingMessage> {
-        let inner = self.inner.new_outgoing_message(first_segment_word_size);
-        Box::new(Outgoing { inner, service: self.service.clone() })
+        let inner = self.inner.borrow_mut().new_outgoing_message(first_segment_word_size);
+        Box::new(Outgoing { inner, service: self.service.clone(), calls: self.calls.clone() })
     }
 
     fn receive_incoming_message(
         &mut self,
     ) -> Promise<Option<Box<dyn IncomingMessage>>, capnp::Error> {
-        Promise::from_future(self.inner.receive_incoming_message().map_err(lost))
+        let (inner, calls) = (self.inner.clone(), self.calls.clone());
+        Promise::from_future(async move {
+            if let Some(message) = calls.borrow_mut().ready.pop_front() {
+                return Ok(Some(message));
+            }
+            loop {
+                let receiving = inner.borrow_mut().receive_incoming_message();
+                let Some(message) = receiving.await.map_err(lost)? else { return Ok(None) };
+                let now = calls.borrow_mut().receive(message).map_err(lost)?;
+                if now.is_some() {
+                    return Ok(now);
+                }
+            }
+        })
     }
 
     fn new_stream(&mut self) -> (Box<dyn FlowController>, Promise<(), capnp::Error>) {
-        self.inner.new_stream()
+        self.inner.borrow_mut().new_stream()
     }
 
     fn shutdown(&mut self, result: capnp::Result<()>) -> Promise<(), capnp::Error> {
-        self.inner.shutdown(result)
+        self.inner.borrow_mut().shutdown(result)
     }
 }
 
 struct Outgoing {
     inner: Box<dyn OutgoingMessage>,
     service: Rc<[u8]>,
+    calls: Rc<RefCell<Calls>>,
 }
 
 impl Outgoing {
-    /// Puts the service's id into a bootstrap message; an empty one stays out.
+    /// Puts the service's id into a bootstrap message (an empty one stays out), and says of a call that was called off that it was.
     fn complete(&mut self) -> capnp::Result<()> {
         let root = self.inner.get_body()?.get_as::<message::Builder<'_>>()?;
-        if let Ok(message::Bootstrap(Ok(bootstrap))) = root.which()
-            && !self.service.is_empty()
-        {
-            // A text that need not be UTF-8, as servers in OCaml read it.
-            let id = capnp::text::Reader(&self.service);
-            bootstrap.init_deprecated_object_id().set_as(id)?;
+        match root.which() {
+            Ok(message::Bootstrap(Ok(bootstrap))) if !self.service.is_empty() => {
+                // A text that need not be UTF-8, as servers in OCaml read it.
+                let id = capnp::text::Reader(&self.service);
+                bootstrap.init_deprecated_object_id().set_as(id)?;
+            }
+            Ok(message::Return(Ok(answer))) => {
+                let answer = answer.into_reader();
+                let (number, done) = (answer.get_answer_id(), answer.get_no_finish_needed());
+                let with_capabilities = match answer.which() {
+                    Ok(capnp_rpc::rpc_capnp::return_::Results(Ok(results))) => {
+                        !results.get_cap_table()?.is_empty()
+                    }
+                    _ => false,
+                };
+                // Capabilities in an answer are the other end's to release, so it must see them.
+                if self.calls.borrow_mut().answer(number, done) && !with_capabilities {
+                    let root = self.inner.get_body()?.init_as::<message::Builder<'_>>();
+                    let mut answer = root.init_return();
+                    answer.set_answer_id(number);
+                    answer.set_release_param_caps(false);
+                    answer.set_no_finish_needed(done);
+                    answer.set_canceled(());
+                }
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -111,7 +201,7 @@ impl OutgoingMessage for Outgoing {
 
     fn send(mut self: Box<Self>) -> (Promise<(), capnp::Error>, Rc<Builder<HeapAllocator>>) {
         if let Err(error) = self.complete() {
-            tracing::error!("failed to put the service's id into a message: {error}");
+            tracing::error!("failed to complete a message: {error}");
         }
         self.inner.send()
     }

@@ -9,8 +9,9 @@ use tokio::sync::watch;
 
 use crate::job_log::JobLog;
 
-/// Most calls for the log of one job that may wait at once; whoever asks for more has lost count.
-const MOST_READERS: usize = 256;
+/// Most calls for the log of one job that may wait at once; whoever asks for more has lost count. Calls that were called off
+/// wait as well, until the log has more to say.
+const MOST_READERS: usize = 4096;
 
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,266 @@
+//! What a real scheduler said, said again: our worker's answers have the shape of the real worker's.
+
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
+mod common;
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io::{BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use capnp::message::{Reader, ReaderOptions};
+use capnp::serialize::{OwnedSegments, read_message};
+use capnp_rpc::rpc_capnp::{message, message_target, return_};
+use common::{Running, config};
+use obuild_worker::agent::Executor;
+use obuild_worker::job::Outcome;
+use obuild_worker::job_log::JobLog;
+use obuilder_core::Cancel;
+use ocluster::{Action, JobDescr};
+
+type Message = Reader<OwnedSegments>;
+
+fn recorded() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../ocluster/tests/recorded")
+}
+
+/// Recorded messages, each with its bytes.
+fn messages(name: &str) -> Vec<(Message, Vec<u8>)> {
+    let bytes = std::fs::read(recorded().join(name)).unwrap();
+    let mut rest = &bytes[..];
+    let mut all = Vec::new();
+    while !rest.is_empty() {
+        let before = rest;
+        let message = read_message(&mut rest, ReaderOptions::new()).unwrap();
+        all.push((message, before[..before.len() - rest.len()].to_vec()));
+    }
+    all
+}
+
+/// Says what the recorded jobs have said.
+struct Recorded;
+
+impl Executor for Recorded {
+    fn run(&self, job: &JobDescr, log: &JobLog, cancel: &Cancel) -> Outcome {
+        let Action::Obuilder { spec } = &job.action else { panic!("{job:?}") };
+        let spec = String::from_utf8(spec.clone()).unwrap();
+        let said = |name: &str| {
+            let output = std::fs::read_to_string(recorded().join(name)).unwrap();
+            let (_, said) = output.split_once("Building on w1\n").unwrap();
+            said.to_owned()
+        };
+        if spec.contains("echo hello") {
+            let said = said("client-ok.output.txt");
+            let (said, result) = said.split_once("Job succeeded\n").unwrap();
+            log.write(said.as_bytes());
+            Outcome::Succeeded(result.split('"').nth(1).unwrap().to_owned())
+        } else if spec.contains("exit 3") {
+            let said = said("client-failing.output.txt");
+            let (said, _) = said.split_once("Failed: ").unwrap();
+            let at = said.trim_end().rfind('\n').unwrap() + 1;
+            log.write(said[..at].as_bytes());
+            Outcome::Failed(said[at..].trim_end().to_owned())
+        } else {
+            log.write(said("client-cancelled.output.txt").as_bytes());
+            assert!(cancel.wait_timeout(Duration::from_secs(60)), "the job is cancelled");
+            Outcome::Cancelled
+        }
+    }
+}
+
+/// What matters of a message of the worker's: calls with their targets and capabilities, returns with their kind.
+fn shape(message: &Message) -> Option<String> {
+    let mut text = String::new();
+    match message.get_root::<message::Reader<'_>>().unwrap().which().unwrap() {
+        message::Bootstrap(bootstrap) => {
+            let bootstrap = bootstrap.unwrap();
+            let id: capnp::text::Reader<'_> =
+                bootstrap.get_deprecated_object_id().get_as().unwrap();
+            write!(text, "bootstrap {} of {} bytes", bootstrap.get_question_id(), id.len())
+                .unwrap();
+        }
+        message::Call(call) => {
+            let call = call.unwrap();
+            write!(text, "call {} ", call.get_question_id()).unwrap();
+            match call.get_target().unwrap().which().unwrap() {
+                message_target::ImportedCap(id) => write!(text, "import {id}").unwrap(),
+                message_target::PromisedAnswer(answer) => {
+                    let answer = answer.unwrap();
+                    let depth = answer.get_transform().unwrap().len();
+                    write!(text, "answer {} at {depth}", answer.get_question_id()).unwrap();
+                }
+            }
+            let caps = call.get_params().unwrap().get_cap_table().unwrap();
+            let (interface, method) = (call.get_interface_id(), call.get_method_id());
+            write!(text, " method {interface}.{method} with {} capabilities", caps.len()).unwrap();
+        }
+        message::Return(answer) => {
+            let answer = answer.unwrap();
+            write!(text, "return {} ", answer.get_answer_id()).unwrap();
+            match answer.which().unwrap() {
+                return_::Results(results) => {
+                    let caps = results.unwrap().get_cap_table().unwrap().len();
+                    write!(text, "results with {caps} capabilities").unwrap();
+                }
+                return_::Exception(error) => {
+                    let error = error.unwrap();
+                    let (kind, reason) = (error.get_type().unwrap(), error.get_reason().unwrap());
+                    write!(text, "{kind:?}: {}", reason.to_str().unwrap()).unwrap();
+                }
+                return_::Canceled(()) => text.push_str("canceled"),
+                _ => text.push_str("something else"),
+            }
+        }
+        message::Finish(_) | message::Release(_) => return None,
+        _ => text.push_str("something else"),
+    }
+    Some(text)
+}
+
+/// How often each number has been asked or answered.
+#[derive(Default)]
+struct Seen {
+    questions: HashMap<u32, usize>,
+    answers: HashMap<u32, usize>,
+    shapes: Vec<String>,
+}
+
+impl Seen {
+    fn note(&mut self, message: &Message) {
+        match message.get_root::<message::Reader<'_>>().unwrap().which().unwrap() {
+            message::Bootstrap(one) => {
+                *self.questions.entry(one.unwrap().get_question_id()).or_default() += 1
+            }
+            message::Call(one) => {
+                *self.questions.entry(one.unwrap().get_question_id()).or_default() += 1
+            }
+            message::Return(one) => {
+                *self.answers.entry(one.unwrap().get_answer_id()).or_default() += 1
+            }
+            _ => {}
+        }
+        self.shapes.extend(shape(message));
+    }
+}
+
+struct Peer {
+    stream: TcpStream,
+    seen: Arc<(Mutex<Seen>, Condvar)>,
+}
+
+impl Peer {
+    fn new(stream: TcpStream) -> Self {
+        let seen: Arc<(Mutex<Seen>, Condvar)> = Arc::default();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        std::thread::spawn({
+            let seen = seen.clone();
+            move || {
+                while let Ok(message) = read_message(&mut reader, ReaderOptions::new()) {
+                    seen.0.lock().unwrap().note(&message);
+                    seen.1.notify_all();
+                }
+            }
+        });
+        Self { stream, seen }
+    }
+
+    fn wait(&self, what: &str, wanted: impl Fn(&Seen) -> bool) {
+        let end = Instant::now() + Duration::from_secs(30);
+        let mut seen = self.seen.0.lock().unwrap();
+        while !wanted(&seen) {
+            let left = end.checked_duration_since(Instant::now());
+            let left = left.unwrap_or_else(|| {
+                panic!("the worker does not {what}; it said {:#?}", seen.shapes)
+            });
+            seen = self.seen.1.wait_timeout(seen, left).unwrap().0;
+        }
+    }
+}
+
+/// Says each message when the worker has said what comes before it.
+fn replay(peer: &mut Peer, theirs: &[(Message, Vec<u8>)], original: &[(Message, Vec<u8>)]) {
+    let (mut returned, mut asked, mut finished) = (HashMap::new(), HashMap::new(), HashMap::new());
+    let next = |counts: &mut HashMap<u32, usize>, id: u32| {
+        let count = counts.entry(id).or_default();
+        *count += 1;
+        *count
+    };
+    for (message, bytes) in theirs {
+        match message.get_root::<message::Reader<'_>>().unwrap().which().unwrap() {
+            message::Return(answer) => {
+                let id = answer.unwrap().get_answer_id();
+                let nth = next(&mut returned, id);
+                peer.wait("ask", |seen| seen.questions.get(&id).is_some_and(|count| *count >= nth));
+            }
+            message::Call(call) => {
+                let id = call.unwrap().get_question_id();
+                let nth = next(&mut asked, id);
+                peer.wait("answer", |seen| seen.answers.get(&id).copied().unwrap_or(0) >= nth - 1);
+            }
+            message::Finish(finish) => {
+                let id = finish.unwrap().get_question_id();
+                let nth = next(&mut finished, id);
+                if !is_called_off(original, id, nth) {
+                    peer.wait("answer", |seen| {
+                        seen.answers.get(&id).is_some_and(|count| *count >= nth)
+                    });
+                }
+            }
+            _ => {}
+        }
+        peer.stream.write_all(bytes).unwrap();
+    }
+}
+
+/// Whether the real worker's answer to the call came only because the call was called off.
+fn is_called_off(original: &[(Message, Vec<u8>)], id: u32, nth: usize) -> bool {
+    let answers = original.iter().filter_map(|(message, _)| {
+        match message.get_root::<message::Reader<'_>>().unwrap().which().unwrap() {
+            message::Return(answer) => {
+                Some(answer.unwrap()).filter(|one| one.get_answer_id() == id)
+            }
+            _ => None,
+        }
+    });
+    let answer = answers.skip(nth - 1).next();
+    answer.is_none_or(|answer| match answer.which().unwrap() {
+        return_::Canceled(()) => true,
+        return_::Exception(error) => {
+            error.unwrap().get_reason().unwrap().to_str().unwrap() == "Build cancelled"
+        }
+        _ => false,
+    })
+}
+
+#[test]
+fn our_worker_answers_a_real_scheduler_as_the_real_worker_did() {
+    let (theirs, original) =
+        (messages("worker.from-scheduler.bin"), messages("worker.to-scheduler.bin"));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // As many bytes as the real one's id, and none of them UTF-8.
+    let uri = format!("capnp://insecure@{}/{}8", listener.local_addr().unwrap(), "_".repeat(42));
+    let _agent = Running::with(config(&uri.parse().unwrap(), "w1", 1), Recorded);
+    let mut peer = Peer::new(listener.accept().unwrap().0);
+    replay(&mut peer, &theirs, &original);
+    let expected: Vec<_> = original.iter().filter_map(|(message, _)| shape(message)).collect();
+    peer.wait("say everything", |seen| seen.shapes.len() >= expected.len());
+    let said = peer.seen.0.lock().unwrap().shapes.clone();
+    // Calls in their order. Answers in no order, as which comes first is a matter of time.
+    let calls = |all: &[String]| {
+        all.iter().filter(|one| !one.starts_with("return")).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(calls(&said), calls(&expected));
+    let answers = |all: &[String]| {
+        // Whether a job's end or its being called off comes first is a matter of time as well.
+        let same = |one: &String| one.replace("Failed: Build cancelled", "canceled");
+        let mut answers: Vec<_> =
+            all.iter().filter(|one| one.starts_with("return")).map(same).collect();
+        answers.sort();
+        answers
+    };
+    assert_eq!(answers(&said), answers(&expected));
+}
