@@ -20,13 +20,14 @@ impl RegistrationClient {
 
     /// Registers `worker` by a name that no other worker of the pool has, with the number of jobs it does at once.
     ///
-    /// The queue may be used at once. The future ends when the pool has answered.
+    /// The queue may be used at once. The future ends when the pool has answered, with the queue as it is then: what is asked of
+    /// that one takes no detour.
     pub fn register(
         &self,
         name: &str,
         worker: WorkerClient,
         capacity: u32,
-    ) -> (QueueClient, impl Future<Output = Result<(), CallError>> + use<>) {
+    ) -> (QueueClient, impl Future<Output = Result<QueueClient, CallError>> + use<>) {
         let mut request = self.0.register_request();
         let mut params = request.get();
         params.set_name(name);
@@ -35,8 +36,7 @@ impl RegistrationClient {
         let sent = request.send();
         let queue = QueueClient(sent.pipeline.get_queue());
         let answer = async move {
-            sent.promise.await?.get()?.get_queue()?;
-            Ok(())
+            Ok(QueueClient(sent.promise.await?.get()?.get_queue()?))
         };
         (queue, answer)
     }

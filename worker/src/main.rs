@@ -13,6 +13,7 @@ mod work;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
@@ -71,6 +72,9 @@ impl Stop {
 }
 
 fn main() -> ExitCode {
+    // Who has started us may ignore the ends of children, and that is passed on; a signal with a handler is not ignored.
+    let told = signal_hook::flag::register(signal_hook::consts::SIGCHLD, Arc::default());
+    told.expect("every system has this signal");
     let cli = Cli::parse();
     let done = match cli.command {
         None => work::run(cli.options),

@@ -2,12 +2,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use obuilder_core::Cancel;
 use obuilder_core::cache::{GcLimits, ResultCache};
 
 use crate::metrics::{Metrics, add};
+
+/// How soon room is made again: what others have filled the volume with no pruning helps against.
+const PAUSE: Duration = Duration::from_secs(60);
 
 /// Keeps part of the store's volume free.
 pub struct Space {
@@ -16,7 +19,8 @@ pub struct Space {
     /// The part that is to be free, from 0 to 1.
     part: f64,
     pruning: AtomicBool,
-    done: (Mutex<()>, Condvar),
+    /// When the last pruning ended.
+    done: (Mutex<Option<Instant>>, Condvar),
 }
 
 impl Space {
@@ -66,7 +70,8 @@ impl Space {
     }
 
     fn begin(self: &Arc<Self>, wanted: u64) {
-        if self.pruning.swap(true, Ordering::SeqCst) {
+        let last = *self.done.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < PAUSE) || self.pruning.swap(true, Ordering::SeqCst) {
             return;
         }
         let space = self.clone();
@@ -94,7 +99,8 @@ impl Space {
     }
 
     fn end(&self) {
-        let lock = self.done.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lock = self.done.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *lock = Some(Instant::now());
         self.pruning.store(false, Ordering::SeqCst);
         drop(lock);
         self.done.1.notify_all();

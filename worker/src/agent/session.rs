@@ -1,5 +1,6 @@
 //! One connection to a scheduler, from registration to its loss or the worker's leaving.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,21 +19,32 @@ use crate::text::chain;
 
 /// Longest time that a scheduler may take to note something down.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time that it may take to register a worker.
+const REGISTRATION: Duration = Duration::from_secs(60);
 
 impl<E: Executor> Agent<E> {
     /// Connects, registers and works; gives why it leaves, or what became of the scheduler.
     pub(super) async fn session(&self, backoff: &mut Backoff) -> Result<Leaving, String> {
-        let connected = ocluster::connect(&self.config.scheduler, &self.config.connect).await;
+        let connected = tokio::select! {
+            connected = ocluster::connect(&self.config.scheduler, &self.config.connect) => connected,
+            () = self.state.until(|s| s.leaving.get().is_some() && s.running.get() == 0) => {
+                return Err("this worker is leaving".into());
+            }
+        };
         let mut session = connected.map_err(|error| chain(&error))?;
         let desk = Rc::new(Desk::new(&self.config, self.metrics.clone(), self.state.clone()));
         let registration = RegistrationClient::of(&session);
         let (name, capacity) = (&self.config.name, self.config.capacity);
         let (queue, answer) = registration.register(name, WorkerClient::serve(desk), capacity);
+        let queue = RefCell::new(queue);
         let registered = async {
-            answer.await.map_err(|error| format!("it does not register this worker: {error}"))?;
+            let answer = tokio::time::timeout(REGISTRATION, answer).await;
+            let answer = answer.map_err(|_| "it does not answer".to_owned())?;
+            let resolved =
+                answer.map_err(|error| format!("it does not register this worker: {error}"))?;
+            queue.replace(resolved);
             tracing::info!("registered as {name} at {}", self.config.scheduler.address);
             set(&self.metrics.registered, 1);
-            // A queue knows nothing of former pauses.
             std::future::pending::<Result<Leaving, String>>().await
         };
         let worked = tokio::select! {
@@ -47,7 +59,7 @@ impl<E: Executor> Agent<E> {
     }
 
     /// Takes jobs, as many at once as there is capacity for, until it is to leave and all have ended.
-    async fn work(&self, queue: &QueueClient) -> Result<Leaving, String> {
+    async fn work(&self, queue: &RefCell<QueueClient>) -> Result<Leaving, String> {
         let state = &self.state;
         let mut active = true;
         loop {
@@ -59,6 +71,7 @@ impl<E: Executor> Agent<E> {
                 })
                 .await;
             let wanted = !state.paused.get() && state.leaving.get().is_none();
+            let queue = queue.borrow().clone();
             if wanted != active {
                 let told = tokio::time::timeout(PATIENCE, queue.set_active(wanted)).await;
                 told.map_err(|_| "it does not answer".to_owned())?
@@ -72,7 +85,7 @@ impl<E: Executor> Agent<E> {
                 state.until(|s| !s.paused.get() || s.leaving.get().is_some()).await;
                 continue;
             }
-            self.take(queue).await?;
+            self.take(&queue).await?;
         }
     }
 
