@@ -35,9 +35,7 @@ impl RegistrationClient {
         params.set_capacity(i32::try_from(capacity).unwrap_or(i32::MAX));
         let sent = request.send();
         let queue = QueueClient(sent.pipeline.get_queue());
-        let answer = async move {
-            Ok(QueueClient(sent.promise.await?.get()?.get_queue()?))
-        };
+        let answer = async move { Ok(QueueClient(sent.promise.await?.get()?.get_queue()?)) };
         (queue, answer)
     }
 }

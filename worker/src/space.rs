@@ -71,7 +71,9 @@ impl Space {
 
     fn begin(self: &Arc<Self>, wanted: u64) {
         let last = *self.done.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_some_and(|last| last.elapsed() < PAUSE) || self.pruning.swap(true, Ordering::SeqCst) {
+        if last.is_some_and(|last| last.elapsed() < PAUSE)
+            || self.pruning.swap(true, Ordering::SeqCst)
+        {
             return;
         }
         let space = self.clone();

@@ -342,3 +342,64 @@ fn the_worker_shows_its_metrics() {
     });
     scheduler.check();
 }
+
+#[test]
+fn room_is_made_when_there_is_too_little() {
+    let scheduler = scheduler();
+    let place = Place::new(&scheduler, 1);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let command = place.command(&["--metrics-listen", &free.to_string()]);
+    // Never is a whole volume free.
+    let args: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
+    let at = args.iter().position(|arg| arg == "--obuilder-prune-threshold").unwrap();
+    let mut changed = Command::new(command.get_program());
+    changed.args(&args[..=at]).arg("100").args(&args[at + 2..]).stderr(std::process::Stdio::null());
+    let mut worker = changed.spawn().unwrap();
+    run(async {
+        let client = Client::new(&scheduler, "p").await;
+        let job = client.submit("((from scratch) (shell /bin/sh -c) (run (shell \"echo one\")))");
+        job.result().await.unwrap();
+        let pruned = async || {
+            let page = obuild_worker::http::get(&format!("http://{free}/metrics")).await;
+            page.is_ok_and(|page| page.body.contains("obuild_worker_prunes_total 1\n"))
+        };
+        while !pruned().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    scheduler.check();
+}
+
+#[test]
+fn dockerfiles_are_built_by_an_installed_docker() {
+    let there =
+        Command::new("docker").arg("info").output().is_ok_and(|output| output.status.success());
+    if !there {
+        eprintln!("SKIP: a Dockerfile built by docker: there is no docker daemon here");
+        return;
+    }
+    let scheduler = scheduler();
+    let place = Place::new(&scheduler, 1);
+    let _worker = place.start(&[]);
+    run(async {
+        let client = Client::new(&scheduler, "p").await;
+        let docker = |contents: &[u8], push_target: &str| {
+            let dockerfile = Dockerfile::Contents(contents.to_vec());
+            let push_target = push_target.into();
+            let build = DockerBuild { dockerfile, push_target, ..DockerBuild::default() };
+            JobDescr { action: Action::Docker(build), ..JobDescr::obuilder("") }
+        };
+        let job = client.submit_job(&docker(b"FROM scratch\nLABEL a=b\n", ""));
+        let log = whole_log(&job).await;
+        assert_eq!(job.result().await.as_deref(), Ok(""), "{log}");
+        let job = client.submit_job(&docker(b"FROM nonsense nonsense\n", ""));
+        assert!(whole_log(&job).await.ends_with("docker-build failed with exit-code 1\n"));
+        let job = client.submit_job(&docker(b"FROM scratch\nLABEL a=b\n", "o/r:t"));
+        let last =
+            "To allow pushing to this repository, start the worker with --allow-push \"o/r\"\n";
+        assert!(whole_log(&job).await.ends_with(last));
+    });
+    scheduler.check();
+}

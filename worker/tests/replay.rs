@@ -264,3 +264,45 @@ fn our_worker_answers_a_real_scheduler_as_the_real_worker_did() {
     };
     assert_eq!(answers(&said), answers(&expected));
 }
+
+/// Numbers without end, the same in every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % below as u64).unwrap()
+    }
+}
+
+#[test]
+fn garbled_messages_do_not_harm_the_worker() {
+    let theirs = std::fs::read(recorded().join("worker.from-scheduler.bin")).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = format!("capnp://insecure@{}/eHl6", listener.local_addr().unwrap());
+    let agent = Running::with(config(&uri.parse().unwrap(), "w1", 1), common::Script::default());
+    let mut numbers = Numbers(0x5eed);
+    for round in 0..200 {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut bytes = theirs.clone();
+        for _ in 0..=numbers.next(8) {
+            let at = numbers.next(bytes.len());
+            match round % 3 {
+                0 => bytes[at] ^= 1 << numbers.next(8),
+                1 => bytes[at] = u8::try_from(numbers.next(256)).unwrap(),
+                _ => drop(bytes.splice(at..(at + 8).min(bytes.len()), [0xff; 8])),
+            }
+        }
+        let end = numbers.next(bytes.len()) + 1;
+        // The worker may have hung up by now.
+        let _ = stream.write_all(&bytes[..end]);
+    }
+    // It still comes and asks for the service.
+    let peer = Peer::new(listener.accept().unwrap().0);
+    peer.wait("ask", |seen| seen.questions.get(&0).is_some());
+    agent.order(|control| control.stop());
+    drop(peer);
+    agent.left();
+}
