@@ -66,6 +66,7 @@ impl From<CacheError> for CommandError {
     fn from(error: CacheError) -> Self {
         let hint = match &error {
             CacheError::Store(error) => store_hint(error),
+            CacheError::Index(error) if error.is_full() => Some(MAKE_ROOM.to_owned()),
             CacheError::UnknownId { nearest: Some(near), .. } => {
                 Some(format!("did you mean `{}`? `obuild ls` lists them all", near.short()))
             }
@@ -117,6 +118,7 @@ fn store_hint(error: &StoreError) -> Option<String> {
         StoreError::InUse(_) => "try again when the build that uses it has ended",
         StoreError::Full { .. } => MAKE_ROOM,
         StoreError::NotWritable { .. } => "choose another store with --store, or become its owner",
+        StoreError::Foreign { .. } => "name an empty directory for --store, or a new one in it",
         StoreError::Newer { .. } => "use the version of obuild that made it, or another --store",
         StoreError::Missing(_) | StoreError::Failed { .. } => return None,
     };

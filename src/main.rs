@@ -24,7 +24,18 @@ use std::process::ExitCode;
 // One way to write sizes and times for all programs.
 use obuilder_core::units;
 
+/// Reads `POINT:N` from `OBUILD_FAULT`: where a test wants this process killed.
+#[cfg(feature = "faults")]
+fn arm_fault() {
+    let given = std::env::var("OBUILD_FAULT").unwrap_or_default();
+    if let Some((point, passing)) = given.split_once(':') {
+        obuilder_core::fault::arm(point, passing.parse().unwrap_or(1));
+    }
+}
+
 fn main() -> ExitCode {
     signals::wait_for_children();
+    #[cfg(feature = "faults")]
+    arm_fault();
     cli::run(std::env::args_os().collect())
 }

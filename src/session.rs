@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use obuilder_core::cache::ResultCache;
 use obuilder_core::interpreter::Builder;
@@ -9,24 +10,41 @@ use obuilder_core::{Fetcher, Sandbox, Store};
 
 use fetch_dir::DirFetcher;
 use sandbox_macos::{BuildUserSandbox, Config, Fuse};
-use store_rsync::RsyncStore;
+use store_rsync::{RsyncStore, WarmTrees};
 
 use crate::error::CommandError;
 use crate::output;
 use crate::settings::Settings;
 
+/// How long whoever does not delete for its own sake waits at the end until all that was deleted has gone.
+const A_MOMENT: Duration = Duration::from_secs(1);
+
 /// Opens the store and its cache, and tells the user what that put in order.
 pub(crate) fn cache(settings: &Settings) -> Result<Arc<ResultCache>, CommandError> {
-    let store = store(settings)?;
+    let store = Arc::new(rsync_store(settings)?.patience(A_MOMENT));
     let (cache, opened) = ResultCache::open(store)?;
+    opened.notes.iter().for_each(|text| output::note("note", text));
+    Ok(cache)
+}
+
+/// Opens the store and its cache for deleting, on a full disk too.
+pub(crate) fn cache_to_make_room(settings: &Settings) -> Result<Arc<ResultCache>, CommandError> {
+    let (cache, opened) = ResultCache::open_to_make_room(store(settings)?)?;
     opened.notes.iter().for_each(|text| output::note("note", text));
     Ok(cache)
 }
 
 /// Opens the store alone.
 pub(crate) fn store(settings: &Settings) -> Result<Arc<dyn Store>, CommandError> {
+    Ok(Arc::new(rsync_store(settings)?))
+}
+
+fn rsync_store(settings: &Settings) -> Result<RsyncStore, CommandError> {
     let path = settings.store()?.path;
-    Ok(Arc::new(RsyncStore::open(&path, settings.rsync_mode()?)?))
+    // One for each step that may run, and one more for two builds in turns.
+    let warm = WarmTrees { most: settings.users()?.len() + 1, ..WarmTrees::default() };
+    let store = RsyncStore::open_with(&path, settings.rsync_mode()?, warm)?;
+    Ok(store.fast_sync(settings.fast_sync()))
 }
 
 /// Makes the sandbox.

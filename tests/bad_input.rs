@@ -310,3 +310,19 @@ fn a_wrong_command_line() {
     it.world.run(["gc", "--max-size", "lots"]).code(2).says("--max-size: `lots` is not a size");
     it.check();
 }
+
+#[test]
+fn a_directory_of_other_things_is_not_made_a_store() {
+    let world = World::new();
+    world.write("home/letter", "dear");
+    let home = world.path("home");
+    let store = format!("--store=rsync:{}", home.display());
+    let text = format!(
+        "there is no store at `rsync:{}`, but other things, such as `letter`",
+        home.display()
+    );
+    world.spec("((from scratch))");
+    let refused = world.run(["build", &store, "spec.scm"]).code(3).says(&text);
+    refused.says("name an empty directory for --store, or a new one in it");
+    assert_eq!(common::names(&home), ["letter"]);
+}

@@ -121,6 +121,31 @@ fn gc_spares_what_a_build_uses() {
 }
 
 #[test]
+fn the_tree_of_the_last_step_is_kept_for_the_next_and_goes_first() {
+    let world = World::new();
+    let many = "(run (shell \"for n in $(seq 300); do echo $n > $n; done\"))";
+    let rest = "(run (shell \"echo other > 7\")) (run (shell \"cat 7 8 && echo third > 9\"))";
+    let id = world.build_ok(&format!("((from scratch) {many} {rest})"));
+    assert_eq!(names(&world.store().join("warm")).len(), 1);
+    world.run(["log", &id]).success().prints("other\n8\n");
+    world.run(["gc", "--older-than=1h"]).success().prints("deleted 0 results");
+    assert_eq!(names(&world.store().join("warm")).len(), 1);
+    let line = "trees kept for the next step";
+    world
+        .run(["gc", "--dry-run", "--max-size=1M"])
+        .success()
+        .prints(&format!("would delete {line}"));
+    world.run(["gc", "--max-size=1M"]).success().prints(&format!("deleted {line}"));
+    assert_eq!(names(&world.store().join("warm")), [""; 0]);
+    assert_eq!(results(&world).len(), 4);
+    world.build_ok(&format!("((from scratch) {many} {rest} (run (shell \"cat 9\")))"));
+    assert_eq!(names(&world.store().join("warm")).len(), 1);
+    world.run(["clean"]).success();
+    assert_eq!(names(&world.store().join("warm")), [""; 0]);
+    world.assert_clean();
+}
+
+#[test]
 fn clean_deletes_everything() {
     let world = World::new();
     world.build_ok("((from scratch) (run (cache (c (target c))) (shell \"echo x > c/f\")))");

@@ -5,9 +5,12 @@
 
 pub mod meta;
 
+mod elsewhere;
 mod failed;
+mod fsck;
 mod lock;
 mod prune;
+mod reserve;
 mod retire;
 mod running;
 mod steps;
@@ -19,11 +22,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use crate::index::{Entry, Failure, IndexError};
+pub use fsck::{CheckOptions, Checkup, Digest, Finding, Repair};
 pub use prune::{GcLimits, GcReport};
 pub use steps::{Client, StepFailure, StepRequest, Work, Workspace};
 
 use crate::contracts::{Fingerprint, Store};
 use crate::error::StoreError;
+use crate::fault;
 use crate::id::ResultId;
 use crate::index::Index;
 use meta::{Meta, Surroundings};
@@ -103,17 +108,28 @@ pub struct ResultCache {
 }
 
 impl ResultCache {
+    /// Opens the cache for deleting, which must go on a full disk too: gives back the room that was kept for that.
+    pub fn open_to_make_room(store: Arc<dyn Store>) -> Result<(Arc<Self>, Opened), CacheError> {
+        if store.usage().is_ok_and(|usage| reserve::is_needed(usage.free)) {
+            reserve::release(store.state_dir());
+        }
+        Self::open(store)
+    }
+
     /// Opens the cache on a store: sweeps what killed processes left there and brings the index into line with it.
     pub fn open(store: Arc<dyn Store>) -> Result<(Arc<Self>, Opened), CacheError> {
         let (index, aside) = Index::open(store.state_dir())?;
         let cache = Self { store, index, running: Mutex::default(), used: Mutex::default() };
         let mut opened = Opened::default();
+        fault::point("open-indexed");
         let known = cache.index.ids()?;
         let reconciled = cache.store.reconcile(&known)?;
+        fault::point("open-swept");
         cache.adopt(&reconciled.unknown)?;
         for id in &reconciled.missing {
             cache.index.remove(id)?;
         }
+        cache.settle_failures()?;
         if !(reconciled.unknown.is_empty() && reconciled.missing.is_empty()) {
             cache.index.recount()?;
         }
@@ -124,6 +140,8 @@ impl ResultCache {
                 reconciled.unknown.len()
             ));
         }
+        lock::IdLock::sweep(cache.store.state_dir())
+            .map_err(|source| StoreError::io("sweep the locks of killed processes", source))?;
         for what in reconciled.swept {
             tracing::info!("swept {what}");
         }
@@ -132,6 +150,10 @@ impl ResultCache {
             lost = reconciled.missing.len(),
             "index in line with store"
         );
+        if let Ok(usage) = cache.store.usage() {
+            reserve::keep(cache.store.state_dir(), usage.free);
+        }
+        fault::point("open-ready");
         Ok((Arc::new(cache), opened))
     }
 

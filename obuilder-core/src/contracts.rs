@@ -13,6 +13,7 @@ use bstr::{BStr, BString};
 
 use crate::cancel::Cancel;
 use crate::error::{FetchError, SandboxError, StoreError};
+use crate::finding::Finding;
 use crate::id::ResultId;
 use crate::log::BuildLog;
 use crate::spec::User;
@@ -67,9 +68,19 @@ pub trait Store: Send + Sync {
     /// Space on the store's volume.
     fn usage(&self) -> Result<Usage, StoreError>;
 
+    /// Bytes that are kept only to make the next [`Store::begin`] cheap; unless `measure`, they are given up.
+    fn drop_warm(&self, _measure: bool) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
     /// Removes what killed processes left behind, never touching the work of live ones, and compares the store
     /// with the ids that the index knows.
     fn reconcile(&self, known: &[ResultId]) -> Result<Reconciled, StoreError>;
+
+    /// Looks for what does not belong there or is not whole, `deep`ly at every file; puts it in order if it may `repair`.
+    fn check(&self, _repair: bool, _deep: bool) -> Result<Vec<Finding>, StoreError> {
+        Ok(Vec::new())
+    }
 
     /// Leases a private, writable copy of the newest version of the cache `name` (empty when there is none).
     ///

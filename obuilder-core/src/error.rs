@@ -46,6 +46,14 @@ pub enum StoreError {
         /// The newest we know.
         known: u32,
     },
+    /// There is something else where the store should be.
+    #[error("there is no store at `{location}`, but other things, such as `{found}`")]
+    Foreign {
+        /// Where the store should be.
+        location: String,
+        /// A name that no store has.
+        found: String,
+    },
     /// Anything else.
     #[error("failed to {action}")]
     Failed {

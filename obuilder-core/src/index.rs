@@ -27,6 +27,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 
 use crate::cache::meta::Meta;
 use crate::contracts::Fingerprint;
+use crate::fault;
 use crate::id::ResultId;
 
 /// Version of our own tables.
@@ -76,6 +77,17 @@ pub enum IndexError {
         #[source]
         source: rusqlite::Error,
     },
+    /// The volume that holds it is full.
+    #[error("no space left for the index `{path}` while trying to {action}")]
+    Full {
+        /// What was being done.
+        action: &'static str,
+        /// The database.
+        path: PathBuf,
+        /// What SQLite says.
+        #[source]
+        source: rusqlite::Error,
+    },
     /// The operating system failed.
     #[error("failed to prepare the index at `{path}`")]
     Io {
@@ -87,7 +99,22 @@ pub enum IndexError {
     },
 }
 
+/// What SQLite says when it cannot enlarge the file that readers share, for which it takes a full disk to fail.
+const NO_ROOM_TO_SHARE: i32 = rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+
 impl IndexError {
+    fn sql(action: &'static str, path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error() {
+            Some(error)
+                if error.code == ErrorCode::DiskFull || error.extended_code == NO_ROOM_TO_SHARE =>
+            {
+                Self::Full { action, path, source }
+            }
+            _ => Self::Sql { action, path, source },
+        }
+    }
+
     fn is_damage(&self) -> bool {
         let Self::Sql { source, .. } = self else { return false };
         matches!(
@@ -99,9 +126,9 @@ impl IndexError {
     /// Whether the volume that holds the index is full.
     pub fn is_full(&self) -> bool {
         match self {
-            Self::Sql { source, .. } => source.sqlite_error_code() == Some(ErrorCode::DiskFull),
+            Self::Full { .. } => true,
             Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
-            Self::Newer { .. } => false,
+            Self::Sql { .. } | Self::Newer { .. } => false,
         }
     }
 }
@@ -165,6 +192,29 @@ impl Index {
         }
     }
 
+    /// Opens the index below `state`, making it if needed; `None` when it is damaged, wherever that may be in it.
+    pub(crate) fn open_sound(state: &Path) -> Result<Option<Self>, IndexError> {
+        let path = state.join("db/db.sqlite");
+        fs::create_dir_all(state.join("db"))
+            .map_err(|source| IndexError::Io { path: path.clone(), source })?;
+        let checked = Self::try_open(&path).and_then(|index| {
+            let said = index.with("check the database", |db| {
+                db.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0))
+            })?;
+            Ok((index, said))
+        });
+        match checked {
+            Ok((index, said)) if said == "ok" => Ok(Some(index)),
+            Ok(_) => {
+                // The next start must not trust it.
+                let marked = fs::write(damage_marker(&path), "");
+                marked.map(|()| None).map_err(|source| IndexError::Io { path, source })
+            }
+            Err(error) if error.is_damage() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn try_open(path: &Path) -> Result<Self, IndexError> {
         let damage = || {
             rusqlite::Error::SqliteFailure(
@@ -179,7 +229,7 @@ impl Index {
                 source: damage(),
             });
         }
-        let fail = |action| move |source| IndexError::Sql { action, path: path.to_owned(), source };
+        let fail = |action| move |source| IndexError::sql(action, path, source);
         let connection = Connection::open(path).map_err(fail("open the database"))?;
         let index = Self { path: path.to_owned(), connection: Mutex::new(connection) };
         {
@@ -303,6 +353,7 @@ impl Index {
                 set_base(&tx, id, &base.name, &base.fingerprint())?;
             }
             tx.execute("DELETE FROM obuild_failures WHERE id = ?1", [id.as_str()])?;
+            fault::point("index-adding");
             tx.commit()
         })
     }
@@ -325,13 +376,18 @@ impl Index {
                  WHERE id = ?1",
                 [parent],
             )?;
+            fault::point("index-removing");
             tx.commit()
         })
     }
 
-    /// Recounts every `rc`, which other programs are known to get wrong.
+    /// Recounts every `rc`, which other programs are known to get wrong; who stands on nothing known stands on nothing.
     pub(crate) fn recount(&self) -> Result<(), IndexError> {
         self.with("recount references", |db| {
+            db.execute(
+                "UPDATE builds SET parent = NULL WHERE parent NOT IN (SELECT id FROM builds)",
+                [],
+            )?;
             db.execute(
                 "UPDATE builds SET rc = counted.n FROM (
                      SELECT b.id AS id, count(c.id) AS n FROM builds b LEFT JOIN builds c ON c.parent = b.id GROUP BY b.id
@@ -356,6 +412,7 @@ impl Index {
                     update.execute([id.as_str()])?;
                 }
             }
+            fault::point("index-touching");
             tx.commit()
         })
     }
@@ -399,6 +456,13 @@ impl Index {
         })
     }
 
+    /// Remembers that the tree of a failure is not kept any more.
+    pub(crate) fn forget_kept(&self, id: &ResultId) -> Result<(), IndexError> {
+        self.with("remember a failure", |db| {
+            db.execute("UPDATE obuild_failures SET kept = 0 WHERE id = ?1", [id.as_str()]).map(drop)
+        })
+    }
+
     /// The remembered failures, the newest first; `log` gives the path of a failed step's log.
     pub(crate) fn failures(
         &self,
@@ -434,7 +498,7 @@ impl Index {
         f: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
     ) -> Result<T, IndexError> {
         f(&mut self.lock()).map_err(|source| {
-            let error = IndexError::Sql { action, path: self.path.clone(), source };
+            let error = IndexError::sql(action, &self.path, source);
             if error.is_damage() {
                 // Damage in the middle of the file is met late; the next start must not trust the file again.
                 let _ = fs::write(damage_marker(&self.path), "");

@@ -19,6 +19,8 @@ pub mod cache;
 pub mod cancel;
 pub mod contracts;
 pub mod error;
+pub mod fault;
+pub mod finding;
 pub mod interpreter;
 pub mod log;
 pub mod order;

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -89,6 +89,40 @@ impl BuildLog {
     /// Calls `f` once, when the first bytes are written or the log is finished without any.
     pub fn on_begin(&self, f: impl FnOnce() + Send + 'static) {
         self.lock().begun = Some(Box::new(f));
+    }
+
+    /// Lets the readers see what another process has written to the file meanwhile; says how many bytes there are.
+    pub(crate) fn catch_up(&self) -> io::Result<u64> {
+        let written = self.inner.file.metadata()?.len();
+        let mut state = self.lock();
+        let grown = written > state.len;
+        state.len = state.len.max(written);
+        let len = state.len;
+        drop(state);
+        if grown {
+            self.inner.grown.notify_all();
+        }
+        Ok(len)
+    }
+
+    /// Whether its bytes are those of `other`, which nobody writes to any more.
+    pub(crate) fn is_same(&self, other: &File) -> io::Result<bool> {
+        let (ours, theirs) = (self.inner.file.metadata()?, other.metadata()?);
+        if (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()) {
+            return Ok(true);
+        }
+        let (mut left, mut position) = (ours.len(), 0);
+        let (mut one, mut two) = ([0; 8192], [0; 8192]);
+        while ours.len() == theirs.len() && left > 0 {
+            let piece = usize::try_from(left).unwrap_or(usize::MAX).min(one.len());
+            self.inner.file.read_exact_at(&mut one[..piece], position)?;
+            other.read_exact_at(&mut two[..piece], position)?;
+            if one[..piece] != two[..piece] {
+                return Ok(false);
+            }
+            (left, position) = (left - piece as u64, position + piece as u64);
+        }
+        Ok(ours.len() == theirs.len())
     }
 
     /// Says that nothing more will come; readers meet the end of file.

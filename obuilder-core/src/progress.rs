@@ -58,6 +58,8 @@ pub enum Event<'a> {
         /// The bytes, in order.
         bytes: &'a [u8],
     },
+    /// The step begins afresh: what it has printed so far was of an attempt that came to nothing.
+    StepRestarted,
     /// The step has ended.
     StepFinished {
         /// Its id.

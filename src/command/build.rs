@@ -63,6 +63,7 @@ impl Set for Uses {
         Key::MaxFileSize,
         Key::Store,
         Key::RsyncMode,
+        Key::FastSync,
         Key::Images,
         Key::Fuse,
         Key::Home,

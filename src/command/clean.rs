@@ -18,7 +18,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(_: &Args, settings: &Settings) -> Done {
-    let cache = session::cache(settings)?;
+    let cache = session::cache_to_make_room(settings)?;
     let before = cache.failures()?;
     let report = cache.clean()?;
     let left = cache.failures()?;

@@ -23,7 +23,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
-    let cache = session::cache(settings)?;
+    let cache = session::cache_to_make_room(settings)?;
     let ids = args.ids.iter().map(|text| cache.find(text)).collect::<Result<Vec<_>, _>>()?;
     for id in ids {
         let deleted = match args.recursive {

@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
             "give --max-size, --min-free or --older-than; `obuild clean` deletes everything",
         ));
     }
-    let report = session::cache(settings)?.gc(&limits, args.dry_run)?;
+    let report = session::cache_to_make_room(settings)?.gc(&limits, args.dry_run)?;
     finish(&report, args.dry_run, args.json)
 }
 
@@ -78,8 +78,11 @@ fn text(report: &GcReport, dry_run: bool) -> String {
         format!("{verb} cache {name} {size}\n")
     });
     let sizes = report.deleted.iter().map(|(_, size)| size);
-    let freed = units::size(sizes.chain(report.caches.iter().map(|(_, size)| size)).sum());
+    let sizes = sizes.chain(report.caches.iter().map(|(_, size)| size)).chain([&report.warm]);
+    let freed = units::size(sizes.sum());
+    let warm = (report.warm > 0)
+        .then(|| format!("{verb} trees kept for the next step {}\n", units::size(report.warm)));
     let (gone, caches_gone, left) = (report.deleted.len(), report.caches.len(), report.kept.len());
     let summary = format!("{verb} {gone} results and {caches_gone} caches, {freed}; kept {left}\n");
-    deleted.chain(caches).chain(kept).chain([summary]).collect()
+    warm.into_iter().chain(deleted).chain(caches).chain(kept).chain([summary]).collect()
 }

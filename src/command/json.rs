@@ -38,6 +38,8 @@ pub(super) struct Collection<'a> {
     kept: Vec<Reason<'a>>,
     failed: Vec<Reason<'a>>,
     caches: Vec<CacheGone<'a>>,
+    /// Bytes of trees that were kept for the next step.
+    warm: u64,
 }
 
 #[derive(Serialize)]
@@ -76,6 +78,7 @@ impl<'a> From<&'a GcReport> for Collection<'a> {
                 .iter()
                 .map(|(name, bytes)| CacheGone { name, bytes: *bytes })
                 .collect(),
+            warm: report.warm,
         }
     }
 }

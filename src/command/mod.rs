@@ -7,6 +7,7 @@ pub(crate) mod completions;
 pub(crate) mod delete;
 pub(crate) mod dockerfile;
 pub(crate) mod doctor;
+pub(crate) mod fsck;
 pub(crate) mod gc;
 pub(crate) mod healthcheck;
 pub(crate) mod inspect;

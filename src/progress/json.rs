@@ -46,6 +46,7 @@ enum Body<'a> {
     Warning { text: &'a str },
     Note { text: &'a str },
     Output(Text<'a>),
+    StepRestarted,
     StepFinished { id: &'a ResultId, end: StepEnd, seconds: f64 },
     Result { id: &'a ResultId },
     Error(&'a CommandError),
@@ -84,6 +85,13 @@ impl<W: Write + Send> Json<W> {
         self.text(state, stage, &all);
     }
 
+    /// Writes what was held back of a character that has not been completed.
+    fn rest(&self, state: &mut State<W>, stage: &[String]) {
+        if let Some(rest) = state.split.remove(stage) {
+            self.text(state, stage, &rest);
+        }
+    }
+
     /// Writes `bytes` as text, and what is no text between as digits.
     fn text(&self, state: &mut State<W>, stage: &[String], bytes: &[u8]) {
         for chunk in bytes.utf8_chunks() {
@@ -119,10 +127,12 @@ impl<W: Write + Send> Observer for Json<W> {
                 Body::Warning { text }
             }
             Event::Output { bytes } => return self.output(&mut state, &stage.0, bytes),
+            Event::StepRestarted => {
+                self.rest(&mut state, &stage.0);
+                Body::StepRestarted
+            }
             Event::StepFinished { id, end, elapsed } => {
-                if let Some(rest) = state.split.remove(&stage.0) {
-                    self.text(&mut state, &stage.0, &rest);
-                }
+                self.rest(&mut state, &stage.0);
                 Body::StepFinished { id, end, seconds: elapsed.as_secs_f64() }
             }
         };

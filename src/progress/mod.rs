@@ -67,6 +67,10 @@ pub(crate) trait View: Observer {
     fn note(&self, text: &str);
 }
 
+/// What is said when a step begins again.
+const RESTARTED: &str =
+    "whoever was building this step has gone; what it printed is void, and the step begins afresh";
+
 /// A heading (or what a step waits for) on one line, after the names of the nested builds it belongs to.
 pub(crate) fn title(stage: &[String], heading: &str) -> String {
     let words: Vec<_> = heading.split_whitespace().collect();

@@ -7,7 +7,7 @@ use obuilder_core::ResultId;
 use obuilder_core::order::Order;
 use obuilder_core::progress::{Event, Observer, Stage, StepEnd};
 
-use super::{View, title};
+use super::{RESTARTED, View, title};
 use crate::error::CommandError;
 use crate::output::{self, Sink};
 
@@ -56,6 +56,8 @@ impl<W: Write + Send> Observer for Plain<W> {
                 self.line(stage, &format!("---> saved as \"{id}\""));
             }
             Event::Output { bytes } => self.lock().write(&stage.0, bytes),
+            // On a line of its own, whatever was printed last.
+            Event::StepRestarted => self.line(stage, &format!("\n---> {RESTARTED}")),
             Event::Warning { text } => output::warn(text),
             Event::Waiting { reason } => output::note("waiting", title(&stage.0, reason)),
             Event::StepStarted { .. } | Event::StepFinished { .. } => {}

@@ -12,7 +12,7 @@ use obuilder_core::progress::{Event, Observer, Stage, StepEnd};
 
 use super::quiet::QuietInterrupt;
 use super::tail::Tail;
-use super::{View, title};
+use super::{RESTARTED, View, title};
 use crate::error::CommandError;
 use crate::{output, units};
 
@@ -211,6 +211,13 @@ impl Observer for Tty {
             }
             Event::StepFinished { end, elapsed, .. } => {
                 self.finish(&mut state, stage, end, elapsed);
+            }
+            Event::StepRestarted => {
+                if let Some(running) = state.running.get_mut(stage) {
+                    running.tail = Tail::new(OF_FAILED);
+                }
+                let text = format!("  waiting  {}", title(stage, RESTARTED));
+                self.line(&style(text).for_stderr().dim().to_string());
             }
             Event::Waiting { reason } => {
                 let text = format!("  waiting  {}", title(stage, reason));

@@ -100,6 +100,11 @@ impl Settings {
         parse_mode(self.text(Key::RsyncMode)).map_err(CommandError::usage)
     }
 
+    /// Whether nobody waits for the disk.
+    pub(crate) fn fast_sync(&self) -> bool {
+        switch(self.text(Key::FastSync)) == Ok(true)
+    }
+
     /// Directories of base images.
     pub(crate) fn images(&self) -> Vec<PathBuf> {
         self.of(Key::Images).0.iter().map(PathBuf::from).collect()

@@ -19,6 +19,7 @@ impl Set for OfSteps {
     const KEYS: &'static [Key] = &[
         Key::Store,
         Key::RsyncMode,
+        Key::FastSync,
         Key::Images,
         Key::Fuse,
         Key::Home,

@@ -17,6 +17,8 @@ pub(crate) enum Key {
     Store,
     /// How trees get into an rsync-style store.
     RsyncMode,
+    /// Whether nobody waits for the disk.
+    FastSync,
     /// Where base images are looked for.
     Images,
     /// Where steps are shown their trees by a FUSE filesystem.
@@ -95,7 +97,7 @@ impl Setting {
 }
 
 /// Every setting, in the order of [`Key`].
-pub(crate) static SETTINGS: [Setting; 19] = [
+pub(crate) static SETTINGS: [Setting; 20] = [
     Setting {
         key: Key::Store,
         name: "store",
@@ -113,6 +115,15 @@ pub(crate) static SETTINGS: [Setting; 19] = [
         form: Form::One,
         check: |text| crate::store_url::parse_mode(text).map(drop),
         default: |_, _| vec!["auto".into()],
+    },
+    Setting {
+        key: Key::FastSync,
+        name: "fast-sync",
+        value_name: "BOOL",
+        help: "Do not wait for the disk; after a power cut, results and caches may not be whole",
+        form: Form::Switch,
+        check: |text| switch(text).map(drop),
+        default: |_, _| vec!["false".into()],
     },
     Setting {
         key: Key::Images,

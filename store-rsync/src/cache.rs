@@ -2,7 +2,6 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,12 +9,12 @@ use std::sync::Arc;
 use bstr::{BStr, BString};
 use obuilder_core::contracts::CacheLease;
 use obuilder_core::error::StoreError;
+use obuilder_core::fault;
 use rustix::fs::{CWD, FlockOperation, RenameFlags};
 use rustix::io::Errno;
-use tree_copy::sync_tree;
 
 use crate::cache_name;
-use crate::layout::{failed, tree_failed};
+use crate::layout::failed;
 use crate::lock::{self, Locked};
 use crate::store::Inner;
 use crate::trash::Rubbish;
@@ -27,7 +26,7 @@ pub(crate) struct RsyncLease {
     /// The newest version's place.
     newest: PathBuf,
     /// The version that was copied, still open: as long as it is, no later version can have its inode.
-    from: Option<OwnedFd>,
+    from: Option<Locked>,
     /// Says to sweepers that we are alive; gone once the directory is not ours any more.
     lock: Option<Locked>,
 }
@@ -67,9 +66,11 @@ impl RsyncLease {
         let encoded = cache_name::encode(name);
         let (dir, lock) =
             store.private(&store.layout.cache_tmp(), |unique| format!("{unique}-{encoded}"))?;
+        fault::point("lease-made");
         let (store, lock) = (store.clone(), Some(lock));
         let mut lease = Self { store, dir, newest, from: None, lock };
         lease.fill()?;
+        fault::point("lease-filled");
         Ok(lease)
     }
 
@@ -80,8 +81,8 @@ impl RsyncLease {
                 .map_err(|e| failed("create", &self.dir, e)),
             Some(pin) => {
                 self.store.copy(newest, &self.dir)?;
-                let from = pin.into_unlocked().map_err(|e| failed("unlock", newest, e))?;
-                self.from = Some(from);
+                pin.unlock().map_err(|e| failed("unlock", newest, e))?;
+                self.from = Some(pin);
                 Ok(())
             }
         }
@@ -119,13 +120,15 @@ impl CacheLease for RsyncLease {
 
     fn release(mut self: Box<Self>) -> Result<bool, StoreError> {
         // After a power cut a cache with empty files would spoil every later build.
-        sync_tree(&self.dir).map_err(tree_failed)?;
+        self.store.sync_tree(&self.dir)?;
+        fault::point("release-synced");
         let _lock = exchange_lock(&self.store)?;
         let newest = self.newest.clone();
         if !self.is_current().map_err(|e| failed("open", &newest, e))? {
             return Ok(false);
         }
         let old = self.exchange().map_err(|e| failed("replace", &newest, e))?;
+        fault::point("release-exchanged");
         drop(self.lock.take());
         if let Some(path) = old {
             match Locked::shared(&path) {
@@ -135,6 +138,7 @@ impl CacheLease for RsyncLease {
                 Err(error) => return Err(failed("lock", &path, error)),
             }
         }
+        fault::point("release-done");
         Ok(true)
     }
 }

@@ -1,8 +1,8 @@
 //! What lies where in a store.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +16,16 @@ const STICKY: u32 = 0o1000;
 /// The newest format of [`Layout`] this program knows.
 pub(crate) const FORMAT: u32 = 1;
 
+/// What is in every store that OBuilder made.
+const OBUILDERS: [&str; 5] = ["state", "result", "result-tmp", "cache", "cache-tmp"];
+
+/// What is in ours besides.
+const OURS: [&str; 2] = ["failed", "warm"];
+
+/// What systems put into the root of a volume that is otherwise empty.
+const VOLUMES: [&str; 6] =
+    ["lost+found", ".DS_Store", ".Spotlight-V100", ".TemporaryItems", ".Trashes", ".fseventsd"];
+
 /// The directories of a store.
 ///
 /// ```text
@@ -24,12 +34,14 @@ pub(crate) const FORMAT: u32 = 1;
 ///                       private directory is made, exclusively while those that killed processes left are swept
 ///   result/ID/          finished results; locked shared while pinned, exclusively while deleted
 ///   result-tmp/ID-UNIQUE results being made, each locked shared by its maker; trash-UNIQUE: what is being deleted
+///   warm/ID-UNIQUE/     a tree (rootfs) that equals the result ID, with its index (obuild-index); locked while somebody
+///                       looks at it, and renamed to result-tmp before anybody may change it
 ///   failed/ID/          kept trees of failed steps, locked as results are
 ///   cache/NAME/         newest versions of caches; every byte outside A-Za-z0-9._- is written %xx
 ///   cache-tmp/UNIQUE-NAME leased copies, each locked shared by its holder
 /// ```
 ///
-/// UNIQUE is PID-RANDOM-N. OBuilder's own but for `failed`, `obuild-format` and `obuild-lock`, which it leaves alone.
+/// UNIQUE is PID-RANDOM-N. OBuilder's own but for `failed`, `warm`, `obuild-format` and `obuild-lock`, which it leaves alone.
 #[derive(Debug)]
 pub(crate) struct Layout {
     root: PathBuf,
@@ -51,11 +63,12 @@ impl Layout {
             Err(error) => return Err(failed("open the store at", root, error)),
         }
         let root = fs::canonicalize(root).map_err(|e| failed("open the store at", root, e))?;
+        refuse_strangers(&root)?;
         if may_be_closed(&root) {
             narrow(&root, 0o711)?;
         }
         let layout = Self { root, random: random(), next: AtomicU64::new(0) };
-        for name in ["state", "result", "result-tmp", "failed", "cache", "cache-tmp"] {
+        for name in OBUILDERS.iter().chain(&OURS) {
             private_dir(&layout.root.join(name))?;
         }
         layout.check_format()?;
@@ -65,13 +78,10 @@ impl Layout {
     fn check_format(&self) -> Result<(), StoreError> {
         let path = self.state().join("obuild-format");
         let text = match fs::read_to_string(&path) {
+            // An earlier version did not wait for the disk, and a power cut left nothing in the file.
+            Ok(text) if text.is_empty() => return self.write_format(&path),
             Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let new = self.state().join(format!("obuild-format-{}", self.unique()));
-                return fs::write(&new, format!("{FORMAT}\n"))
-                    .and_then(|()| fs::rename(&new, &path))
-                    .map_err(|e| failed("write", &path, e));
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return self.write_format(&path),
             Err(error) => return Err(failed("read", &path, error)),
         };
         let found = text.trim().parse::<u32>().map_err(|e| StoreError::Failed {
@@ -85,8 +95,19 @@ impl Layout {
         Ok(())
     }
 
+    fn write_format(&self, path: &Path) -> Result<(), StoreError> {
+        let new = self.state().join(format!("obuild-format-{}", self.unique()));
+        let write = || {
+            let mut file = File::create(&new)?;
+            file.write_all(format!("{FORMAT}\n").as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, path)
+        };
+        write().map_err(|e| failed("write", path, e))
+    }
+
     pub(crate) fn location(&self) -> String {
-        format!("rsync:{}", self.root.display())
+        location(&self.root)
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -119,6 +140,10 @@ impl Layout {
 
     pub(crate) fn tmp(&self) -> PathBuf {
         self.root.join("result-tmp")
+    }
+
+    pub(crate) fn warm(&self) -> PathBuf {
+        self.root.join("warm")
     }
 
     pub(crate) fn caches(&self) -> PathBuf {
@@ -181,6 +206,30 @@ fn create_root(root: &Path) -> Result<(), StoreError> {
         ErrorKind::NotADirectory => not_a_directory(root),
         _ => failed("create the store at", root, e),
     })
+}
+
+fn location(root: &Path) -> String {
+    format!("rsync:{}", root.display())
+}
+
+/// Refuses a directory with other things in it: a store sweeps what it takes for its own, and removes results.
+fn refuse_strangers(root: &Path) -> Result<(), StoreError> {
+    let is_store = root.join("state/obuild-format").exists()
+        || OBUILDERS.iter().all(|name| root.join(name).is_dir());
+    if is_store {
+        return Ok(());
+    }
+    let known = [&OBUILDERS[..], &OURS, &VOLUMES].concat();
+    for entry in fs::read_dir(root).map_err(|e| failed("list", root, e))? {
+        let name = entry.map_err(|e| failed("list", root, e))?.file_name();
+        // Where no other place is configured, homes lie in the store, and something of them may outlive it.
+        let of_home = name == "home" || name.as_encoded_bytes().starts_with(b"home.");
+        if !of_home && !known.iter().any(|known| name == *known) {
+            let found = name.to_string_lossy().into_owned();
+            return Err(StoreError::Foreign { location: location(root), found });
+        }
+    }
+    Ok(())
 }
 
 /// Takes from the directory `path`, if it is ours, all permissions but those in `most`.

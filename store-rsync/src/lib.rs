@@ -9,11 +9,19 @@ mod layout;
 mod lock;
 mod trash;
 
+mod ahead;
+mod snap;
+mod tick;
+mod warm;
+
 mod cache;
 mod cache_name;
+mod check;
+mod check_warm;
 mod pending;
 mod store;
 mod sweep;
 
 pub use mode::{Mode, UnknownMode};
 pub use store::RsyncStore;
+pub use warm::WarmTrees;

@@ -1,7 +1,7 @@
 //! Locks that the kernel releases when their process dies: `flock(2)` on directories.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
@@ -29,8 +29,9 @@ impl Locked {
         loop {
             let Some(fd) = open_dir(path)? else { return Ok(None) };
             retry(|| rustix::fs::flock(&fd, FlockOperation::LockShared))?;
-            if leads_to(path, &fd)? {
-                return Ok(Some(Self(fd)));
+            let locked = Self(fd);
+            if leads_to(path, &locked)? {
+                return Ok(Some(locked));
             }
         }
     }
@@ -40,8 +41,13 @@ impl Locked {
         loop {
             let Some(fd) = open_dir(path)? else { return Ok(Exclusive::Missing) };
             match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) if leads_to(path, &fd)? => return Ok(Exclusive::Locked(Self(fd))),
-                Ok(()) | Err(Errno::INTR) => {}
+                Ok(()) => {
+                    let locked = Self(fd);
+                    if leads_to(path, &locked)? {
+                        return Ok(Exclusive::Locked(locked));
+                    }
+                }
+                Err(Errno::INTR) => {}
                 Err(Errno::WOULDBLOCK) => return Ok(Exclusive::Held),
                 Err(error) => return Err(error.into()),
             }
@@ -62,9 +68,23 @@ impl Locked {
     }
 
     /// Releases the lock but keeps the directory open, so that no other gets its inode.
-    pub(crate) fn into_unlocked(self) -> io::Result<OwnedFd> {
-        retry(|| rustix::fs::flock(&self.0, FlockOperation::Unlock))?;
-        Ok(self.0)
+    pub(crate) fn unlock(&self) -> io::Result<()> {
+        Ok(retry(|| rustix::fs::flock(&self.0, FlockOperation::Unlock))?)
+    }
+}
+
+impl AsFd for Locked {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Closing alone would leave the lock to a child that another thread has just forked, until that runs its program.
+        if let Err(error) = self.unlock() {
+            tracing::warn!(%error, "failed to release a lock");
+        }
     }
 }
 
@@ -93,6 +113,34 @@ fn retry(call: impl Fn() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
         match call() {
             Err(Errno::INTR) => {}
             done => return done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// A child that has been forked and not yet become another program has its parent's descriptors, as a duplicate is one.
+    #[test]
+    fn a_lock_goes_although_a_child_has_the_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        for shared in [true, false] {
+            let shared = shared.then(|| Locked::shared(dir.path()).unwrap().unwrap());
+            let locked = shared.unwrap_or_else(|| exclusive(dir.path()).unwrap());
+            let _of_child = locked.0.try_clone().unwrap();
+            assert!(exclusive(dir.path()).is_none());
+            drop(locked);
+            assert!(exclusive(dir.path()).is_some());
+        }
+    }
+
+    fn exclusive(path: &Path) -> Option<Locked> {
+        match Locked::exclusive(path).unwrap() {
+            Exclusive::Locked(locked) => Some(locked),
+            Exclusive::Held | Exclusive::Missing => None,
         }
     }
 }

@@ -6,19 +6,22 @@ use std::str::FromStr;
 use tree_copy::{How, Trust};
 
 /// How a store copies trees and what it lets results share. In every mode a tree that a build can write shares no file with
-/// any result.
+/// any result. In every mode but [`Mode::Copy`] the tree of a large result is kept for the next step, and the result shares
+/// by hard links what the step has not touched with the result before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// [`Mode::Reflink`] where the store's volume can, else [`Mode::Copy`].
+    /// [`Mode::Reflink`] where the store's volume can, else [`Mode::Hardlink`].
     #[default]
     Auto,
-    /// Every byte is copied.
+    /// Every byte is copied, for every result anew; results share nothing with each other.
     Copy,
-    /// Copied; a finished result then shares by hard links the files it has in common with its base. Contents are compared.
+    /// What must be copied is cloned where that is possible. A result shares by hard links all files it has in common with
+    /// its base; the contents of those that were touched are compared.
     Hardlink,
     /// As [`Mode::Hardlink`], but files of the same size and modification time are taken for the same.
     HardlinkUnsafe,
-    /// Contents are shared and copied on write.
+    /// As [`Mode::Hardlink`], but what must be copied shares its contents with the original and is copied on write; a volume
+    /// that cannot is an error.
     Reflink,
 }
 
@@ -41,7 +44,17 @@ impl Mode {
         }
     }
 
-    /// What a finished result may share with its base.
+    /// Whether results may share files with each other.
+    pub(crate) fn links(self) -> bool {
+        self != Self::Copy
+    }
+
+    /// When a file that was touched counts as the one before.
+    pub(crate) fn trust(self) -> Trust {
+        if self == Self::HardlinkUnsafe { Trust::Times } else { Trust::Contents }
+    }
+
+    /// What a result whose tree is too small to be kept may share with its base.
     pub(crate) fn shares(self) -> Option<Trust> {
         match self {
             Self::Hardlink => Some(Trust::Contents),

@@ -12,6 +12,7 @@ use rustix::fs::FlockOperation;
 use crate::layout::failed;
 use crate::lock::{Exclusive, Locked};
 use crate::store::{Inner, ids_in};
+use crate::warm;
 
 /// See [`obuilder_core::Store::reconcile`].
 pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled, StoreError> {
@@ -32,6 +33,10 @@ fn sweep_all(store: &Inner, swept: &mut Vec<String>) -> Result<(), StoreError> {
         Locked::file(&path, FlockOperation::LockExclusive).map_err(|e| failed("lock", &path, e))?;
     sweep(store, &store.layout.tmp(), swept)?;
     sweep(store, &store.layout.cache_tmp(), swept)?;
+    match warm::sweep(store) {
+        Ok(useless) => swept.extend(useless.iter().map(|path| path.display().to_string())),
+        Err(error) => note(&store.layout.warm(), Err(error), swept),
+    }
     for dir in [store.layout.results(), store.layout.all_failed()] {
         for id in ids_in(&dir)? {
             sweep_unless_whole(store, &dir.join(id.as_str()), swept);
@@ -64,7 +69,7 @@ fn sweep_unless_whole(store: &Inner, path: &Path, swept: &mut Vec<String>) {
 }
 
 /// Throws `path` away unless somebody holds a lock on it; says whether it did.
-fn throw_away_dead(store: &Inner, path: &Path) -> Result<bool, StoreError> {
+pub(crate) fn throw_away_dead(store: &Inner, path: &Path) -> Result<bool, StoreError> {
     match Locked::exclusive(path).map_err(|e| failed("lock", path, e))? {
         Exclusive::Held | Exclusive::Missing => Ok(false),
         Exclusive::Locked(lock) => store.throw_away(path, lock).map(|()| true),

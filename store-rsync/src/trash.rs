@@ -6,11 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use obuilder_core::fault;
 use tree_copy::remove_tree;
 
 use crate::lock::Locked;
 
-/// How long the end of a process waits for the rest to be emptied; what is left is swept by the next start.
+/// How long to wait for the rest to be emptied, unless a store is given another time.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// A directory that nothing leads to any more, with the lock that keeps sweepers of other processes away.
@@ -21,8 +22,18 @@ pub(crate) struct Rubbish {
 }
 
 /// The thread that empties, started when there is something to empty.
-#[derive(Debug, Default)]
-pub(crate) struct Trash(Mutex<Option<Worker>>);
+#[derive(Debug)]
+pub(crate) struct Trash {
+    worker: Mutex<Option<Worker>>,
+    /// How long the end of a process waits for the rest; what is left then is swept by the next start.
+    pub(crate) patience: Duration,
+}
+
+impl Default for Trash {
+    fn default() -> Self {
+        Self { worker: Mutex::default(), patience: LONGEST_WAIT }
+    }
+}
 
 #[derive(Debug)]
 struct Worker {
@@ -33,7 +44,7 @@ struct Worker {
 impl Trash {
     /// Has `rubbish` removed, now or a little later.
     pub(crate) fn throw(&self, rubbish: Rubbish) {
-        let mut worker = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = worker.get_or_insert_with(start).rubbish.clone();
         drop(worker);
         if let Err(unsent) = sender.send(rubbish) {
@@ -42,16 +53,27 @@ impl Trash {
     }
 }
 
-impl Drop for Trash {
-    fn drop(&mut self) {
-        let worker = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+impl Trash {
+    /// Waits until all that was thrown has gone, but not for ever.
+    pub(crate) fn wait_empty(&self) {
+        self.wait(LONGEST_WAIT);
+    }
+
+    fn wait(&self, patience: Duration) {
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Worker { rubbish, ended }) = worker else { return };
         drop(rubbish);
-        if ended.recv_timeout(LONGEST_WAIT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        if ended.recv_timeout(patience) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
             tracing::info!(
                 "deleted results are still being removed; the next start goes on with it"
             );
         }
+    }
+}
+
+impl Drop for Trash {
+    fn drop(&mut self) {
+        self.wait(self.patience);
     }
 }
 
@@ -76,7 +98,9 @@ fn remove(rubbish: &Rubbish) {
     if let Err(error) = rubbish.lock.wait_alone() {
         tracing::warn!(path = %rubbish.path.display(), %error, "failed to lock what is to be deleted");
     }
+    fault::point("trash-emptying");
     if let Err(error) = remove_tree(&rubbish.path) {
         tracing::warn!(error = &error as &dyn std::error::Error, "failed to delete");
     }
+    fault::point("trash-emptied");
 }

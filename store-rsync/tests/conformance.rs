@@ -10,7 +10,7 @@ use obuilder_core::Store;
 use obuilder_core::store_conformance;
 use store_rsync::Mode;
 
-use common::{btrfs, open, plain, xfs};
+use common::{btrfs, open, open_warm, plain, xfs};
 
 fn copy(dir: &Path) -> Box<dyn Store> {
     Box::new(open(dir, Mode::Copy))
@@ -22,6 +22,11 @@ fn hardlink(dir: &Path) -> Box<dyn Store> {
 
 fn hardlink_unsafe(dir: &Path) -> Box<dyn Store> {
     Box::new(open(dir, Mode::HardlinkUnsafe))
+}
+
+/// Even the smallest trees are kept warm.
+fn warm(dir: &Path) -> Box<dyn Store> {
+    Box::new(open_warm(dir, Mode::Auto))
 }
 
 /// On a filesystem with clones nothing else will do.
@@ -36,3 +41,6 @@ store_conformance!(plain_hardlink, plain, hardlink);
 store_conformance!(plain_hardlink_unsafe, plain, hardlink_unsafe);
 store_conformance!(xfs_reflink, xfs, reflink);
 store_conformance!(btrfs_reflink, btrfs, reflink);
+store_conformance!(plain_warm, plain, warm);
+store_conformance!(xfs_warm, xfs, warm);
+store_conformance!(btrfs_warm, btrfs, warm);

@@ -323,6 +323,31 @@ fn what_is_no_store_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_directory_of_other_things_is_no_store_and_keeps_them() {
+    let place = plain().unwrap();
+    let root = place.as_ref().join("root");
+    fs::create_dir_all(root.join("cache-tmp/of somebody else")).unwrap();
+    for harmless in ["lost+found", "home", "home.stuck-1"] {
+        fs::create_dir(root.join(harmless)).unwrap();
+    }
+    fs::write(root.join("letter"), "dear").unwrap();
+    let mode = fs::metadata(&root).unwrap().permissions();
+    assert_eq!(
+        refusal(&root),
+        "there is no store at `rsync:ROOT`, but other things, such as `letter`"
+    );
+    assert_eq!(fs::metadata(&root).unwrap().permissions(), mode);
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 5);
+    // What OBuilder has made is a store, whatever else somebody put into it.
+    for name in ["state", "result", "result-tmp", "cache"] {
+        fs::create_dir(root.join(name)).unwrap();
+    }
+    RsyncStore::open(&root, Mode::Auto).unwrap();
+    RsyncStore::open(&root, Mode::Auto).unwrap();
+    assert_eq!(fs::read_to_string(root.join("letter")).unwrap(), "dear");
+}
+
+#[test]
 fn a_store_that_may_not_be_written_is_refused() {
     if rustix::process::geteuid().is_root() {
         eprintln!("SKIP: root may write everywhere");

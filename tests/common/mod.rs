@@ -10,6 +10,8 @@ mod platform;
 mod platform;
 
 pub mod running;
+pub mod ten;
+pub mod trees;
 pub mod uid;
 
 use std::ffi::OsStr;
@@ -143,6 +145,8 @@ impl World {
             let left = names(&self.store().join(dir));
             assert!(left.is_empty(), "left in {dir}: {left:?}");
         }
+        let locks = names(&self.store().join("state/locks"));
+        assert!(locks.is_empty(), "left in locks: {locks:?}");
         let mut processes = self.uid.processes();
         processes.extend(at_home(&self.store().join("home")));
         assert!(processes.is_empty(), "left running: {processes:?}");
@@ -178,7 +182,12 @@ pub fn root_or_skip(what: &str) -> bool {
     root
 }
 
+/// Says something past whatever captures the output of tests, such as how to run the same again.
+pub fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Says that a test is skipped, past whatever captures the output of tests.
 pub fn skip(why: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIP: {why}");
+    tell(&format!("SKIP: {why}"));
 }

@@ -115,6 +115,18 @@ fn safe_mode(meta: &Meta, uid: u32, gid: u32) -> u32 {
     mode
 }
 
+/// Takes all extended attributes from an open file or directory, as far as the caller may.
+pub(crate) fn clear(fd: BorrowedFd<'_>) -> Result<()> {
+    for (name, _) in platform::attributes(fd)? {
+        match rustix::fs::fremovexattr(fd, &name) {
+            // XFS lists an access list under two names.
+            Ok(()) | Err(Errno::PERM | Errno::ACCESS | Errno::NOTSUP | Errno::NODATA) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Whether the open files `a` and `b` carry the same extended attributes.
 pub(crate) fn same_attributes(a: impl AsFd, b: impl AsFd) -> Result<bool> {
     Ok(platform::attributes(a.as_fd())? == platform::attributes(b.as_fd())?)

@@ -73,6 +73,13 @@ pub struct Copied {
     pub lost_attributes: u64,
 }
 
+impl Copied {
+    /// Whether nothing was left out or lost.
+    pub fn is_faithful(&self) -> bool {
+        self.skipped.is_empty() && self.lost_owners == 0 && self.lost_attributes == 0
+    }
+}
+
 /// Copies the directory `from` with everything below it to `to`, which is made or is an empty directory.
 ///
 /// Kept are hard links within the tree, symbolic links, holes, modes, owners, modification times, extended attributes
@@ -101,15 +108,17 @@ pub(crate) struct Copier<'a> {
     pub(crate) tally: Tally,
 }
 
+const OWNER_MAY_ALL: u32 = 0o700;
+
 /// A directory and its copy.
 pub(crate) struct Pair {
     pub(crate) from: OwnedFd,
     pub(crate) to: OwnedFd,
-    meta: Meta,
+    pub(crate) meta: Meta,
 }
 
 impl Pair {
-    fn open(from: OwnedFd, to: OwnedFd) -> rustix::io::Result<Self> {
+    pub(crate) fn open(from: OwnedFd, to: OwnedFd) -> rustix::io::Result<Self> {
         let meta = Meta::of(&from)?;
         Ok(Self { from, to, meta })
     }
@@ -136,7 +145,7 @@ impl Tally {
         self.skipped.lock().unwrap_or_else(PoisonError::into_inner).push(path);
     }
 
-    fn into_report(self) -> Copied {
+    pub(crate) fn into_report(self) -> Copied {
         let mut skipped = self.skipped.into_inner().unwrap_or_else(PoisonError::into_inner);
         skipped.sort_unstable();
         Copied {
@@ -155,7 +164,7 @@ fn io(action: &'static str, path: &Path, source: Errno) -> Error {
 }
 
 impl<'a> Copier<'a> {
-    fn new(from: &'a Path, to: &'a Path, options: &Options<'a>) -> Result<Self, Error> {
+    pub(crate) fn new(from: &'a Path, to: &'a Path, options: &Options<'a>) -> Result<Self, Error> {
         let from = Root::open(from)?;
         match rustix::fs::mkdirat(CWD, to, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -193,7 +202,19 @@ impl<'a> Copier<'a> {
         }
     }
 
-    fn pair(&self, from: OwnedFd, to: OwnedFd, place: &Place) -> Result<Pair, Error> {
+    /// Lets the owner change a directory that was made earlier, and takes from it what would only be added to; all is set right at the end.
+    pub(crate) fn open_up(&self, pair: &Pair, place: &Place) -> Result<(), Error> {
+        let failed = |e| self.to_error("open", place, None, e);
+        attributes::clear(pair.to.as_fd()).map_err(failed)?;
+        let mode = Meta::of(&pair.to).map_err(failed)?.mode;
+        if mode & OWNER_MAY_ALL == OWNER_MAY_ALL {
+            return Ok(());
+        }
+        let mode = Mode::from_bits_retain((mode | OWNER_MAY_ALL) as _);
+        rustix::fs::fchmod(&pair.to, mode).map_err(failed)
+    }
+
+    pub(crate) fn pair(&self, from: OwnedFd, to: OwnedFd, place: &Place) -> Result<Pair, Error> {
         let pair = Pair::open(from, to).map_err(|e| self.error("read", place, None, e))?;
         if pair.meta.inode() == self.within {
             return Err(Error::IntoItself(self.from.path(&Place::root(), None)));

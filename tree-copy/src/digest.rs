@@ -88,7 +88,7 @@ impl Hasher<'_> {
         kind: FileType,
     ) -> Result<(), Error> {
         let record = self.record(dir, place, name, kind)?;
-        let path = Arc::new(bytes_of(place));
+        let path = Arc::new(place.bytes());
         self.add([(path, name.to_owned(), record)]);
         Ok(())
     }
@@ -148,10 +148,6 @@ impl Hasher<'_> {
     }
 }
 
-fn bytes_of(place: &Place) -> Vec<u8> {
-    place.names().iter().flat_map(|name| name.to_bytes_with_nul().iter().copied()).collect()
-}
-
 fn stat(hash: &mut Sha256, meta: &Meta) {
     what_stays(hash, meta);
     for (seconds, nanoseconds) in [meta.mtime, meta.ctime] {
@@ -197,7 +193,7 @@ impl Inspect for Hasher<'_> {
     }
 
     fn visit(&self, dir: &OwnedFd, place: &Arc<Place>, entries: &[Entry]) -> Result<(), Error> {
-        let path = Arc::new(bytes_of(place));
+        let path = Arc::new(place.bytes());
         let mut records = Vec::with_capacity(entries.len());
         for Entry { name, kind, .. } in entries {
             let record = self.record(dir.as_fd(), place, name, *kind)?;

@@ -1,7 +1,7 @@
 //! Copies one entry of a directory that is not a directory itself.
 
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -37,7 +37,7 @@ impl Copier<'_> {
     }
 
     /// Copies with `copy` unless the inode has a copy already; then links to that.
-    fn once_per_inode(
+    pub(crate) fn once_per_inode(
         &self,
         dir: &Pair,
         place: &Arc<Place>,
@@ -67,11 +67,38 @@ impl Copier<'_> {
         Ok(())
     }
 
+    /// Copies an entry whatever other names its inode has; says whether it could be.
+    pub(crate) fn copy_alone(
+        &self,
+        dir: &Pair,
+        place: &Place,
+        name: &CStr,
+        meta: &Meta,
+    ) -> Result<bool, Error> {
+        if meta.kind != FileType::RegularFile {
+            return self.copy_special(dir, place, name, meta);
+        }
+        let (from, meta) = self.open_regular(dir, place, name)?;
+        self.copy_file(from, dir, place, name, &meta).map(|()| true)
+    }
+
     fn count(&self, made: bool) {
         self.tally.entries.fetch_add(made.into(), Ordering::Relaxed);
     }
 
     fn copy_regular(&self, dir: &Pair, place: &Arc<Place>, name: &CStr) -> Result<(), Error> {
+        let (from, meta) = self.open_regular(dir, place, name)?;
+        self.once_per_inode(dir, place, name, &meta, || {
+            self.copy_file(from, dir, place, name, &meta).map(|()| true)
+        })
+    }
+
+    fn open_regular(
+        &self,
+        dir: &Pair,
+        place: &Place,
+        name: &CStr,
+    ) -> Result<(OwnedFd, Meta), Error> {
         // Were it replaced by a FIFO since it was listed, opening it must not wait.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let failed = |action, e| self.error(action, place, Some(name), e);
@@ -81,9 +108,7 @@ impl Copier<'_> {
         if meta.kind != FileType::RegularFile {
             return Err(failed("read", Errno::STALE));
         }
-        self.once_per_inode(dir, place, name, &meta, || {
-            self.copy_file(from, dir, place, name, &meta).map(|()| true)
-        })
+        Ok((from, meta))
     }
 
     fn copy_file(

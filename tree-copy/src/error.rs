@@ -20,6 +20,9 @@ pub enum Error {
     /// The destination lies inside the source.
     #[error("failed to copy `{}` into itself", .0.display())]
     IntoItself(PathBuf),
+    /// An index is not what was written.
+    #[error("the index `{}` is damaged", .0.display())]
+    Damaged(PathBuf),
     /// The caller's hook asked to stop.
     #[error("the operation was cancelled")]
     Cancelled,
@@ -34,6 +37,9 @@ impl Error {
                 format!("copy `{}` into itself", path.display()),
                 io::ErrorKind::InvalidInput.into(),
             ),
+            Self::Damaged(path) => {
+                (format!("read the index `{}`", path.display()), io::ErrorKind::InvalidData.into())
+            }
             Self::Cancelled => ("finish".to_owned(), io::ErrorKind::Interrupted.into()),
         }
     }

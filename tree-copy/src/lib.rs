@@ -21,6 +21,17 @@ mod links;
 mod copy;
 mod entry_copy;
 
+mod draft;
+mod index;
+mod record;
+mod scan;
+
+mod bring;
+mod link_tree;
+mod plan;
+mod snapshot;
+mod verify;
+
 mod chown;
 mod digest;
 mod remove;
@@ -38,11 +49,20 @@ mod platform;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use bring::bring_tree;
 pub use chown::chown_tree;
 pub use copy::{Copied, How, Options, Owners, copy_tree};
 pub use digest::{digest_tree, stamp_tree};
+pub use draft::Draft;
 pub use error::Error;
+pub use index::{Index, Summary};
+pub use link_tree::link_tree;
+pub use plan::{Plan, plan_change};
+pub use record::Moment;
 pub use remove::{NotRemoved, remove_tree};
+pub use scan::index_tree;
 pub use share::{Shared, Trust, share_identical};
 pub use size::{TreeSize, tree_size};
-pub use sync::{sync_dir, sync_tree};
+pub use snapshot::{Known, Snapped, snapshot_tree};
+pub use sync::{sync_dir, sync_tree, sync_volume};
+pub use verify::check_index;

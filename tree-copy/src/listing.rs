@@ -13,7 +13,8 @@ use crate::meta::Meta;
 pub(crate) struct Entry {
     pub(crate) name: CString,
     pub(crate) kind: FileType,
-    inode: u64,
+    /// What the listing says; on a mount point that of the directory below.
+    pub(crate) inode: u64,
 }
 
 /// All entries of the open directory `dir` but `.` and `..`, in the order of their inodes: on most filesystems the order

@@ -51,6 +51,18 @@ impl Place {
         path
     }
 
+    /// The names in one piece, each ending in a zero byte: what sorts a directory before all that is in it.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.names().iter().flat_map(|name| name.to_bytes_with_nul().iter().copied()).collect()
+    }
+
+    /// The place whose [`Place::bytes`] are `bytes`.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Arc<Self> {
+        let names = bytes.split_inclusive(|byte| *byte == 0);
+        let names = names.filter_map(|name| CStr::from_bytes_with_nul(name).ok());
+        names.fold(Self::root(), |place, name| place.child(name))
+    }
+
     /// Opens the directory by going down from `root`.
     pub(crate) fn open_from(&self, root: impl AsFd) -> Result<OwnedFd> {
         let mut at = open_dir(root, c".")?;

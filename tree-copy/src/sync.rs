@@ -21,15 +21,21 @@ const ONE_BY_ONE: usize = 8;
 /// Makes `path` and everything below it durable: when it returns, a power cut loses nothing of it.
 pub fn sync_tree(path: &Path) -> Result<(), Error> {
     let sync = Sync { root: Root::open(path)?, seen: AtomicUsize::new(0) };
-    walk(&sync, sync.root.start()?, 1)?;
-    if sync.seen.into_inner() > ONE_BY_ONE {
-        platform::sync_volume(sync.root.fd()).map_err(|source| Error::Io {
-            action: "sync the volume of",
-            path: path.to_owned(),
-            source: source.into(),
-        })?;
+    match walk(&sync, sync.root.start()?, 1) {
+        Ok(()) | Err(Error::Cancelled) => {}
+        Err(error) => return Err(error),
     }
-    Ok(())
+    if sync.seen.into_inner() > ONE_BY_ONE { sync_volume(path) } else { Ok(()) }
+}
+
+/// Makes all that was written to the volume of the directory `path` durable, whoever wrote it.
+pub fn sync_volume(path: &Path) -> Result<(), Error> {
+    let dir = Root::open(path)?;
+    platform::sync_volume(dir.fd()).map_err(|source| Error::Io {
+        action: "sync the volume of",
+        path: path.to_owned(),
+        source: source.into(),
+    })
 }
 
 /// Makes the names in the directory `path` durable: what was renamed into it stays there.
@@ -74,6 +80,11 @@ impl Inspect for Sync<'_> {
             self.sync(file, place, Some(name))?;
         }
         Ok(())
+    }
+
+    /// There is nothing more to do than to ask for the whole volume.
+    fn cancelled(&self) -> bool {
+        self.seen.load(Ordering::Relaxed) > ONE_BY_ONE
     }
 
     fn finish(&self, dir: &OwnedFd, place: &Place) -> Result<(), Error> {

@@ -1,5 +1,7 @@
 //! Makes trees to try things on: big ordinary ones, and small ones with everything a tree can hold.
 
+mod mutate;
+
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
@@ -11,6 +13,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Timespec, Timestamps, UTIME_OMIT};
 
 use crate::place::open_dir;
 use crate::platform;
+
+pub use mutate::mutate;
 
 /// Numbers that look random and are the same for the same seed (SplitMix64).
 #[derive(Debug, Clone)]

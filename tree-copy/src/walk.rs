@@ -272,7 +272,7 @@ impl<'a> Root<'a> {
         place.path(self.path, name)
     }
 
-    fn error(
+    pub(crate) fn error(
         &self,
         action: &'static str,
         place: &Place,

@@ -10,6 +10,10 @@
 //! tree). A user without an entry sees what was there before the mount, another directory, or nothing. A link is replaced
 //! atomically and counts from the next access on; what is open stays open.
 //!
+//! No user may be able to change a directory on the way to a tree, as its path is followed with the server's rights: a user
+//! who put a symlink there would see what lies in closed directories, or stop the server. What is inside the tree is the
+//! user's.
+//!
 //! # How it keeps users apart
 //!
 //! The kernel remembers names and attributes by the number of a node, not by who asked. So every view has nodes of its
@@ -29,7 +33,11 @@
 //! could not end.
 //!
 //! Where the kernel reads and writes open files by itself, a file with set-user-id or set-group-id that somebody has open
-//! loses them when it is opened to write, not when it is first written.
+//! loses them when it is opened to write, not when it is first written; given to it while root has it open, they stay.
+//!
+//! A tree on a filesystem without file handles (overlayfs), and what is mounted inside a tree, costs the server a descriptor
+//! for each file that the kernel knows; when there are no more, all users get `EMFILE`. A tree that is shown no more stays
+//! open, so that it cannot be unmounted, until its user has looked at the mount again and the kernel has forgotten the tree.
 //!
 //! What the kernel has one of for all users shows at the first level, the names directly in the mount point:
 //!
@@ -37,6 +45,8 @@
 //!   same name and until the process uses that path again. Directories further below are not concerned. So where users are
 //!   to work at one canonical home at once, let it lie a level or two below the mount: mount at `HOMES`, show trees that
 //!   hold `users/builder`, and `HOMES/users/builder` is a home in which every directory is safe.
+//! - On Linux what a user mounts below one of them, however deep, and be it in a namespace of its own as bubblewrap and
+//!   rootless containers do, is unmounted when another user looks up the same name.
 //! - Nothing can be renamed to the first level from further below (`EXDEV`, as between filesystems; `mv` copies it).
 //! - Every path from `/` asks the server twice, or once where the mount point looks the same to everybody
 //!   ([`MountPoint::with_same_top`]). Relative paths from further below are answered by the kernel alone.

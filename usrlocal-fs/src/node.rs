@@ -79,10 +79,21 @@ impl Node {
         }
     }
 
+    /// Whether both are the same file, as far as is known.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.born == other.born && {
+            self.born.is_some() || self.handle.same(&other.handle)
+        }
+    }
+
     /// Tells the kernel an old inode from a new one of the same number.
     pub(crate) fn generation(&self) -> u64 {
-        let born = self.born.unwrap_or_default();
-        let mixed = (born.seconds as u64).wrapping_mul(1_000_003) ^ u64::from(born.nanoseconds);
+        let mixed = match self.born {
+            Some(born) => {
+                (born.seconds as u64).wrapping_mul(1_000_003) ^ u64::from(born.nanoseconds)
+            }
+            None => self.handle.digest(),
+        };
         mixed & 0x7fff_ffff
     }
 

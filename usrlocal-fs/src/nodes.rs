@@ -72,7 +72,7 @@ impl Nodes {
         metrics.nodes.add(false);
         let mut shard = self.shard(number);
         let (node, count) = shard.entry(number).or_insert_with(|| (fresh.clone(), 0));
-        if node.kind != fresh.kind || node.generation() != fresh.generation() {
+        if !node.same(&fresh) {
             // The number has passed to a new file; what the kernel still counts of the old one it will forget here.
             *node = fresh;
         }

@@ -43,7 +43,16 @@ impl Drop for View {
 pub(crate) struct Seat {
     pub(crate) top: Arc<Node>,
     link: Option<Link>,
+    /// Where the top directory was found; none for those without an entry.
+    found: Option<Place>,
+}
+
+/// Where a top directory lies: a tree, and the way from there, which is the user's to change.
+#[derive(Debug)]
+struct Place {
     path: CString,
+    tree: OwnedFd,
+    below: CString,
 }
 
 /// The numbers of views.
@@ -104,7 +113,7 @@ impl Views {
             Otherwise::Directory(path) => Some(open_directory(path)?),
             Otherwise::Nothing => None,
         };
-        views.otherwise = top.map(|top| views.seat(top, None, None, c"".into())).transpose()?;
+        views.otherwise = top.map(|top| views.seat(top, None, None, None)).transpose()?;
         Ok(views)
     }
 
@@ -139,6 +148,17 @@ impl Views {
         owners
     }
 
+    /// Whether the mount point may be another directory for the next caller.
+    pub(crate) fn differ(&self) -> bool {
+        let seats = self.seats.read().unwrap_or_else(PoisonError::into_inner);
+        seats.len() + usize::from(self.otherwise.is_some()) > 1
+    }
+
+    /// The node of what those without an entry see.
+    pub(crate) fn otherwise(&self) -> Option<&Node> {
+        self.otherwise.as_ref().map(|seat| &*seat.top)
+    }
+
     /// The views in use now, that of the others last.
     pub(crate) fn seats(&self) -> Vec<Arc<Seat>> {
         let seats = self.seats.read().unwrap_or_else(PoisonError::into_inner);
@@ -150,17 +170,19 @@ impl Views {
         if self.mounts.iter().any(|mount| tree.starts_with(mount)) {
             return Err(Errno::LOOP);
         }
-        let top = os::special::open_beneath(open_directory(&tree)?.as_fd(), &self.subdirectory)?;
-        let path = c_path(
-            &tree.join(Path::new(std::ffi::OsStr::from_bytes(self.subdirectory.as_bytes()))),
-        )?;
+        let place = Place {
+            path: c_path(&tree)?,
+            tree: open_directory(&tree)?,
+            below: self.subdirectory.clone(),
+        };
+        let top = os::special::open_beneath(place.tree.as_fd(), &place.below)?;
         let mut seats = self.seats.write().unwrap_or_else(PoisonError::into_inner);
         // Another thread may have come first: one user has one view.
         if let Some(seat) = seats.get(&uid).filter(|seat| seat.link == Some(link) && seat.stands())
         {
             return Ok(seat.clone());
         }
-        let seat = self.seat(top, Some(uid), Some(link), path)?;
+        let seat = self.seat(top, Some(uid), Some(link), Some(place))?;
         seats.insert(uid, seat.clone());
         Ok(seat)
     }
@@ -170,7 +192,7 @@ impl Views {
         top: OwnedFd,
         owner: Option<u32>,
         link: Option<Link>,
-        path: CString,
+        found: Option<Place>,
     ) -> Result<Arc<Seat>> {
         let meta = os::meta::of_fd(top.as_fd())?;
         let view = Arc::new(View {
@@ -182,7 +204,7 @@ impl Views {
             counts: Counts::default(),
             indices: self.indices.clone(),
         });
-        Ok(Arc::new(Seat { top: Arc::new(Node::top(view)?), link, path }))
+        Ok(Arc::new(Seat { top: Arc::new(Node::top(view)?), link, found }))
     }
 }
 
@@ -190,8 +212,28 @@ impl Seat {
     /// Whether its directory is still the one at its path: trees are switched by renaming, too.
     fn stands(&self) -> bool {
         let view = &self.top.view;
-        os::meta::of_path(&self.path)
-            .is_ok_and(|meta| (meta.device, meta.inode) == (view.device, view.inode))
+        self.found.as_ref().and_then(|place| place.leads_to().ok())
+            == Some((view.device, view.inode))
+    }
+}
+
+impl Place {
+    /// What lies there now. A symlink of the user's is not followed: it could lead into a mount that we serve, and
+    /// we would wait for ourselves.
+    fn leads_to(&self) -> Result<(u64, u64)> {
+        let (now, held) = (os::meta::of_path(&self.path)?, os::meta::of_fd(self.tree.as_fd())?);
+        if (now.device, now.inode) != (held.device, held.inode) {
+            return Err(Errno::STALE);
+        }
+        let meta = match self.below.as_bytes() {
+            b"" | b"." => held,
+            name if !name.contains(&b'/') => os::meta::of_entry(self.tree.as_fd(), &self.below)?,
+            _ => {
+                let top = os::special::open_beneath(self.tree.as_fd(), &self.below)?;
+                os::meta::of_fd(top.as_fd())?
+            }
+        };
+        Ok((meta.device, meta.inode))
     }
 }
 

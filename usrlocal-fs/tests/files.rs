@@ -422,3 +422,49 @@ fn exercise(path: &Path, rounds: usize) {
     }
     assert!(fs::read(path).unwrap() == want);
 }
+
+#[test]
+fn a_new_file_in_an_old_ones_inode_is_opened_where_files_do_not_know_when_they_were_made() {
+    if !can_mount() {
+        return;
+    }
+    let mut stage = Stage::prepare();
+    let (image, tree) = (stage.at("image"), stage.at(&format!("tree-{ANN}")));
+    File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    let run = |program: &str, arguments: &[&str], path: &Path| {
+        let mut command = std::process::Command::new(program);
+        command.args(arguments).arg(&image).arg(path).output().is_ok_and(|out| out.status.success())
+    };
+    // Inodes of 128 bytes have no room for it.
+    if !run("mkfs.ext4", &["-q", "-I", "128"], Path::new("16M"))
+        || !run("mount", &["-o", "loop"], &tree)
+    {
+        return eprintln!("SKIP: no old ext4 can be made and mounted here");
+    }
+    let unmount = Unmount(tree);
+    stage.make_tree(&ANN.to_string(), ANN);
+    as_user(ANN, || fs::create_dir(stage.tree(ANN, "dir"))).unwrap();
+    stage.serve(&[]);
+    let mut inodes = BTreeSet::new();
+    for text in ["one", "two", "three"] {
+        let real = stage.tree(ANN, "dir/file");
+        let _ = fs::remove_file(&real);
+        fs::write(&real, text).unwrap();
+        inodes.insert(fs::metadata(&real).unwrap().ino());
+        let seen = as_user(ANN, || fs::read_to_string(stage.mnt("dir/file"))).unwrap();
+        assert_eq!(seen, text);
+    }
+    assert!(inodes.len() < 3, "no inode was used again");
+    drop(stage);
+    drop(unmount);
+}
+
+struct Unmount(std::path::PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let path = std::ffi::CString::new(self.0.as_os_str().as_encoded_bytes()).unwrap();
+        // SAFETY: a system call with a C string and flags.
+        unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+    }
+}

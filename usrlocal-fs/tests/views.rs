@@ -311,3 +311,81 @@ fn a_top_that_looks_the_same_to_all_is_still_each_ones_own() {
     as_user(BEN, || fs::remove_file(stage.mnt("name"))).unwrap();
     assert_eq!(errno(as_user(BEN, || chown(stage.mnt(""), Some(BEN), None))), libc::EPERM);
 }
+
+#[test]
+fn a_top_that_turns_into_a_link_into_the_mount_is_not_waited_for() {
+    if !can_mount() {
+        return;
+    }
+    let stage = Stage::with(&["--workers", "2"]);
+    for user in [ANN, BEN] {
+        as_user(user, || fs::write(stage.mnt("name"), user.to_string())).unwrap();
+    }
+    let local = stage.at(&format!("tree-{ANN}/local"));
+    fs::rename(&local, stage.at(&format!("tree-{ANN}/was"))).unwrap();
+    symlink(stage.mnt("underneath"), &local).unwrap();
+    // In threads of their own, which a server that waits for itself would hold until the stage is taken down.
+    let (path, text) = (stage.mnt("name"), BEN.to_string());
+    let look = |user, path: std::path::PathBuf| {
+        std::thread::spawn(move || {
+            (0..200).map(|_| as_user(user, || fs::read_to_string(&path)).ok()).next_back()
+        })
+    };
+    let mut looks: Vec<_> = (0..8).map(|_| look(ANN, path.clone())).collect();
+    looks.push(look(BEN, path));
+    common::wait_for("the server", || looks.iter().all(|look| look.is_finished()));
+    let seen: Vec<_> = looks.into_iter().map(|look| look.join().unwrap().flatten()).collect();
+    assert_eq!((&seen[0], &seen[8]), (&None, &Some(text)));
+}
+
+#[test]
+fn nobody_is_turned_away_from_its_top_because_another_looks_at_the_same_moment() {
+    if !can_mount() {
+        return;
+    }
+    for mode in [0o755, 0o700] {
+        let stage = Stage::new();
+        fs::remove_file(stage.at(&format!("scoreboard/{BEN}"))).unwrap();
+        fs::set_permissions(stage.tree(ANN, ""), fs::Permissions::from_mode(mode)).unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(1);
+        let (top, below) = (stage.mnt(""), stage.mnt("underneath"));
+        let (top, below) = (&top, &below);
+        std::thread::scope(|scope| {
+            for user in [0, EVE, EVE] {
+                scope.spawn(move || {
+                    while std::time::Instant::now() < end {
+                        as_user(user, || fs::metadata(below)).unwrap();
+                        assert_eq!(as_user(user, || names(top)), ["underneath"]);
+                    }
+                });
+            }
+            for name in ["one", "two"] {
+                let path = stage.mnt(name);
+                scope.spawn(move || {
+                    while std::time::Instant::now() < end {
+                        as_user(ANN, || fs::create_dir(&path)).unwrap();
+                        as_user(ANN, || fs::remove_dir(&path)).unwrap();
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn set_user_id_given_to_a_file_while_another_writes_it_goes_with_the_next_write() {
+    if !can_mount() {
+        return;
+    }
+    let stage = Stage::new();
+    for path in [stage.at("plain"), stage.mnt("underneath")] {
+        fs::write(&path, "text").unwrap();
+        chown(&path, Some(EVE), Some(EVE)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        let open = || fs::OpenOptions::new().write(true).open(&path);
+        let mut file = as_user(EVE + 1, open).unwrap();
+        as_user(EVE, || fs::set_permissions(&path, fs::Permissions::from_mode(0o4777))).unwrap();
+        as_user(EVE + 1, || file.write_all(b"evil")).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o777, "{}", path.display());
+    }
+}

@@ -11,6 +11,10 @@ use crate::job_log::JobLog;
 use crate::metrics::{Metrics, add};
 use crate::text::{heading, note};
 
+/// What is said when a step begins again.
+const RESTARTED: &str =
+    "whoever was building this step has gone; what it printed is void, and the step begins afresh";
+
 /// Writes what the original would, though builds may run at once.
 pub(crate) struct ToLog {
     order: Mutex<Order<Lines>>,
@@ -83,6 +87,7 @@ impl Observer for ToLog {
                 self.note(&stage.0, &format!("---> saved as \"{id}\""));
             }
             Event::Output { bytes } => self.with(|order| order.write(&stage.0, bytes)),
+            Event::StepRestarted => self.note(&stage.0, &format!("---> {RESTARTED}")),
             Event::Warning { text } => self.note(&stage.0, &format!("warning: {text}")),
             Event::Waiting { .. } | Event::StepStarted { .. } | Event::StepFinished { .. } => {}
         }

@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::ResultCache;
+use super::meta::Meta;
 use super::steps::{Plan, StepFailure};
-use crate::contracts::Pending;
+use crate::contracts::{Pending, Store};
 use crate::error::{FetchError, SandboxError, StoreError};
+use crate::fault;
 use crate::id::ResultId;
+use crate::index::Index;
 
 impl ResultCache {
     /// Puts away what is left of a failed step, in place of what an earlier failure left. Gives the failure back.
@@ -32,6 +35,7 @@ impl ResultCache {
             return failure;
         }
         warn(self.keep_log(&plan.id, &pending.dir().join("log")));
+        fault::point("bury-log");
         let keep = plan.keep_failed && matches!(failure, StepFailure::Command(_));
         let kept = if keep {
             warn(keep_tree(plan, pending))
@@ -47,6 +51,7 @@ impl ResultCache {
         {
             tracing::warn!("{error}");
         }
+        fault::point("bury-indexed");
         failure
     }
 
@@ -72,9 +77,22 @@ impl ResultCache {
         })
     }
 
+    /// Brings what the index knows of kept trees into line with those there are.
+    pub(super) fn settle_failures(&self) -> Result<(), super::CacheError> {
+        let failures = self.failures()?;
+        let kept = self.store.kept_ids()?;
+        for failure in failures.iter().filter(|one| one.kept && !kept.contains(&one.id)) {
+            self.index.forget_kept(&failure.id)?;
+        }
+        for id in kept.iter().filter(|id| failures.iter().all(|failure| failure.id != **id)) {
+            enter_kept(&*self.store, &self.index, id)?;
+        }
+        Ok(())
+    }
+
     /// Where the log of a failed step is kept.
     pub(super) fn failed_log(&self, id: &ResultId) -> PathBuf {
-        self.store.state_dir().join("failed-logs").join(id.as_str())
+        log_of(self.store.state_dir(), id)
     }
 
     /// Forgets a failed step. A full disk does not matter: the next start makes up for it.
@@ -98,6 +116,22 @@ impl ResultCache {
             tracing::warn!("failed to remove `{}`: {error}", path.display());
         }
     }
+}
+
+/// Enters a failed tree of which the index knows nothing.
+pub(super) fn enter_kept(
+    store: &dyn Store,
+    index: &Index,
+    id: &ResultId,
+) -> Result<(), super::CacheError> {
+    let meta = store.kept(id)?.and_then(|kept| Meta::read(kept.dir())).unwrap_or_default();
+    let reason = "it is not known why: the process was killed when it kept the tree";
+    Ok(index.add_failure(id, &meta.heading, reason, true)?)
+}
+
+/// Where the log of a failed step is kept.
+pub(super) fn log_of(state: &Path, id: &ResultId) -> PathBuf {
+    state.join("failed-logs").join(id.as_str())
 }
 
 /// Keeps the tree with what a shell in it should know. When it is not to be kept, dropping it discards it.

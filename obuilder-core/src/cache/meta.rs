@@ -13,7 +13,7 @@ use crate::contracts::Fingerprint;
 use crate::id::ResultId;
 
 /// Name of the file in a result's directory.
-const FILE: &str = "obuild.json";
+pub(super) const FILE: &str = "obuild.json";
 
 /// How a result came to be.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{CacheError, ResultCache};
 use crate::error::StoreError;
+use crate::fault;
 use crate::id::ResultId;
 use crate::index::Entry;
 
@@ -30,21 +31,27 @@ pub struct GcReport {
     pub failed: Vec<(ResultId, String)>,
     /// Caches that were deleted (or would be), with the bytes they took.
     pub caches: Vec<(String, u64)>,
+    /// Bytes of trees that were kept for the next step and were deleted (or would be).
+    pub warm: u64,
 }
 
 impl ResultCache {
     /// Deletes results that nothing stands on, the longest unused first, until the limits are met.
     ///
-    /// What is kept of failed steps (trees and logs) goes before any result, and caches after all results. What a build uses
-    /// stays. A dry run deletes nothing and tells
-    /// the same.
+    /// First go the trees that are kept only to make the next step begin sooner, then what is kept of failed steps (trees and
+    /// logs), then results, and caches after all of them. What a build uses stays. A dry run deletes nothing and tells the same.
     pub fn gc(&self, limits: &GcLimits, dry_run: bool) -> Result<GcReport, CacheError> {
         self.flush();
         let sizes = self.sizes()?;
         let mut caches = self.store().caches()?;
-        let size = sizes.values().sum::<u64>() + caches.iter().map(|(_, size)| size).sum::<u64>();
-        let mut room = Room::new(limits, size, self.store().usage()?.free);
+        let warm = self.store().drop_warm(true)?;
+        let kept = caches.iter().map(|(_, size)| size).chain(sizes.values()).sum::<u64>();
+        let mut room = Room::new(limits, kept + warm, self.store().usage()?.free);
         let mut report = GcReport::default();
+        if room.wanted() && warm > 0 {
+            report.warm = if dry_run { warm } else { self.store().drop_warm(false)? };
+            room.freed(report.warm);
+        }
         let expired = limits
             .older_than
             .map(|age| self.index.older_than(age))
@@ -102,7 +109,9 @@ impl ResultCache {
         }
         let failed = self.failures()?.iter().any(|failure| failure.id == *id);
         let deleted = self.store().delete(id)?;
+        fault::point("delete-deleted");
         self.index.remove(id)?;
+        fault::point("delete-indexed");
         self.remove_failed_log(id);
         Ok(deleted || failed)
     }

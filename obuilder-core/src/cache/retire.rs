@@ -6,6 +6,7 @@ use super::ResultCache;
 use super::steps::StepFailure;
 use crate::cancel::Cancel;
 use crate::error::StoreError;
+use crate::fault;
 use crate::id::ResultId;
 
 /// How often to look again whether a result is still in use.
@@ -27,8 +28,11 @@ impl ResultCache {
     ) -> Result<(), StepFailure> {
         self.retire_children(id, cancel, waiting)?;
         self.delete_unused(id, cancel, waiting)?;
+        fault::point("retire-deleted");
         self.retire_children(id, cancel, waiting)?;
-        Ok(self.index.remove(id)?)
+        self.index.remove(id)?;
+        fault::point("retire-indexed");
+        Ok(())
     }
 
     fn retire_children(

@@ -8,8 +8,17 @@ use crate::cancel::Cancel;
 use crate::contracts::Snapshot;
 use crate::log::BuildLog;
 
-/// How a step ended: its result, and whether it was there already; or why it failed.
-pub(super) type Ending = Result<(Arc<Snapshot>, bool), Arc<StepFailure>>;
+/// How a step ended: its result and where that came from, or why it failed.
+pub(super) type Ending = Result<(Arc<Snapshot>, Source), Arc<StepFailure>>;
+
+/// Where a result came from, which says what its clients have seen of its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// It was there already: nothing yet.
+    Found,
+    /// It was built, here or by another process: all of it.
+    Built,
+}
 
 /// Number of a client among those of one step.
 pub(super) type ClientNumber = u64;
@@ -42,8 +51,8 @@ struct State {
 pub(super) enum News {
     /// The step has to wait, and what for.
     Waiting(String),
-    /// A new attempt begins and writes this log.
-    Log(BuildLog),
+    /// An attempt has begun and writes this log; whether the client has seen that of an earlier one.
+    Log(BuildLog, bool),
     /// It has ended.
     Ended,
     /// The client itself was cancelled.
@@ -55,6 +64,13 @@ pub(super) enum News {
 pub(super) struct Seen {
     attempt: u32,
     waiting: Option<String>,
+}
+
+impl Seen {
+    /// Whether the client has seen the log of an attempt.
+    pub(super) fn any_log(&self) -> bool {
+        self.attempt > 0
+    }
 }
 
 impl Running {
@@ -102,7 +118,14 @@ impl Running {
         self.changed.notify_all();
     }
 
+    /// An attempt of our own has begun to print: whatever it has waited for is over.
     pub(super) fn publish_log(&self, log: BuildLog) {
+        self.lock().waiting = None;
+        self.publish_elsewhere(log);
+    }
+
+    /// Another process has begun to print what it does for this step.
+    pub(super) fn publish_elsewhere(&self, log: BuildLog) {
         let mut state = self.lock();
         state.attempt += 1;
         state.log = Some(log);
@@ -142,21 +165,21 @@ impl Running {
         });
         let mut state = self.lock();
         loop {
+            if state.waiting != seen.waiting && !state.ended {
+                seen.waiting.clone_from(&state.waiting);
+                if let Some(reason) = &state.waiting {
+                    return News::Waiting(reason.clone());
+                }
+            }
             if state.attempt > seen.attempt {
-                seen.attempt = state.attempt;
-                return News::Log(state.log.clone().expect("an attempt has a log"));
+                let again = std::mem::replace(&mut seen.attempt, state.attempt) > 0;
+                return News::Log(state.log.clone().expect("an attempt has a log"), again);
             }
             if state.ended {
                 return News::Ended;
             }
             if cancel.is_cancelled() {
                 return News::Cancelled;
-            }
-            if state.waiting != seen.waiting {
-                seen.waiting.clone_from(&state.waiting);
-                if let Some(reason) = &state.waiting {
-                    return News::Waiting(reason.clone());
-                }
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }

@@ -9,12 +9,14 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::ResultCache;
-use super::lock::IdLock;
+use super::elsewhere::Elsewhere;
+use super::lock::{IdLock, Turn};
 use super::meta::{Meta, MetaBase, Surroundings};
-use super::running::{Ending, News, Running, Seen};
+use super::running::{Ending, News, Running, Seen, Source};
 use crate::cancel::Cancel;
 use crate::contracts::{Base, Pending, Snapshot};
 use crate::error::{FetchError, SandboxError, StoreError};
+use crate::fault;
 use crate::id::ResultId;
 use crate::index::IndexError;
 use crate::interpreter::CopyError;
@@ -23,6 +25,9 @@ use crate::progress::{Event, Observer, Stage, StepEnd};
 
 /// Bytes of a log that are passed on at a time.
 const CHUNK: usize = 64 * 1024;
+
+/// The log in a workspace.
+const LOG: &str = "log";
 
 /// A step to build.
 pub struct StepRequest {
@@ -228,7 +233,7 @@ impl ResultCache {
         // Out of the table before it has ended: whoever comes now looks at the store again.
         self.in_progress().remove(&plan.id);
         match built {
-            Ok(Ok((snapshot, cached))) => Ok((Arc::new(snapshot), cached)),
+            Ok(Ok((snapshot, source))) => Ok((Arc::new(snapshot), source)),
             Ok(Err(failure)) => Err(Arc::new(failure)),
             Err(panic) => Err(Arc::new(StepFailure::Panicked(panic_text(&*panic)))),
         }
@@ -238,28 +243,51 @@ impl ResultCache {
         &self,
         plan: &Plan,
         running: &Arc<Running>,
-    ) -> Result<(Snapshot, bool), StepFailure> {
-        let waiting = || running.publish_waiting("another process is building this step");
+    ) -> Result<(Snapshot, Source), StepFailure> {
         let state = self.store.state_dir();
-        let lock =
-            IdLock::acquire(state, &plan.id, &running.cancel, waiting).map_err(|source| {
-                StepFailure::File { action: "lock the step in", path: state.join("locks"), source }
-            })?;
-        let Some(_lock) = lock else { return Err(StepFailure::Cancelled) };
+        let mut elsewhere = Elsewhere::new(running, plan);
+        let turn = IdLock::acquire(state, &plan.id, &running.cancel, &mut elsewhere).map_err(
+            |source| StepFailure::File {
+                action: "lock the step in",
+                path: state.join("locks"),
+                source,
+            },
+        )?;
+        let lock = match turn {
+            Turn::Ours(lock) => lock,
+            Turn::Failed(reason) => return Err(StepFailure::Command(reason)),
+            Turn::Cancelled => return Err(StepFailure::Cancelled),
+        };
         let there = self.store.result(&plan.id)?;
         if let Some(snapshot) = there.filter(|_| !plan.fresh) {
             self.touch(&plan.id);
-            return Ok((snapshot, true));
+            let source = elsewhere.ended_with(&snapshot);
+            return Ok((snapshot, source));
         }
+        drop(elsewhere);
         // Held until the result is in the index: whoever deletes the base then finds what stands on it.
         let _base = plan.base.as_ref().map(|base| self.store.result(base)).transpose()?;
+        self.execute_alone(plan, running, &lock)
+    }
+
+    /// Does the work of whichever client's way succeeds, while nobody else builds the step.
+    fn execute_alone(
+        &self,
+        plan: &Plan,
+        running: &Arc<Running>,
+        lock: &IdLock,
+    ) -> Result<(Snapshot, Source), StepFailure> {
         loop {
             let Some((client, work)) = running.next_work() else {
                 return Err(StepFailure::Cancelled);
             };
             let base = plan.base.as_ref().map_or(Base::Empty, Base::Result);
             let pending = self.store.begin(&plan.id, base)?;
-            match attempt(&*pending, running, work) {
+            lock.tell_log(&pending.dir().join(LOG));
+            fault::point("step-begun");
+            let attempted = attempt(&*pending, running, work);
+            fault::point("step-worked");
+            match attempted {
                 Ok((base, elapsed)) => return self.save(plan, running, pending, base, elapsed),
                 Err(failure) if running.may_retry_without(client) => {
                     tracing::info!(
@@ -267,7 +295,13 @@ impl ResultCache {
                     );
                     pending.discard()?;
                 }
-                Err(failure) => return Err(self.bury(plan, pending, failure)),
+                Err(failure) => {
+                    let failure = self.bury(plan, pending, failure);
+                    if let StepFailure::Command(reason) = &failure {
+                        lock.tell_failure(reason, plan.keep_failed);
+                    }
+                    return Err(failure);
+                }
             }
         }
     }
@@ -280,15 +314,17 @@ impl ResultCache {
         pending: Box<dyn Pending>,
         base: Option<MetaBase>,
         elapsed: Duration,
-    ) -> Result<(Snapshot, bool), StepFailure> {
+    ) -> Result<(Snapshot, Source), StepFailure> {
         let meta = plan.meta(base, elapsed);
         let dir = pending.dir().to_owned();
         meta.write(&dir)
             .map_err(|source| StoreError::io(format!("write `{}`", dir.display()), source))?;
+        fault::point("step-described");
         if plan.fresh {
             self.retire(&plan.id, &running.cancel, &|reason| running.publish_waiting(reason))?;
         }
         pending.commit()?;
+        fault::point("step-committed");
         match self.index.add(&plan.id, &meta) {
             // The result is safe, and the next start finds it; a full disk must not fail a step that succeeded.
             Err(error) if error.is_full() => {
@@ -296,10 +332,11 @@ impl ResultCache {
             }
             added => added?,
         }
+        fault::point("step-indexed");
         self.remove_failed_log(&plan.id);
         let snapshot =
             self.store.result(&plan.id)?.ok_or_else(|| StoreError::Missing(plan.id.clone()))?;
-        Ok((snapshot, false))
+        Ok((snapshot, Source::Built))
     }
 }
 
@@ -312,7 +349,7 @@ pub(super) struct Plan {
     base: Option<ResultId>,
     heading: String,
     pub(super) keep_failed: bool,
-    fresh: bool,
+    pub(super) fresh: bool,
     surroundings: Surroundings,
 }
 
@@ -339,7 +376,7 @@ fn attempt(
     running: &Arc<Running>,
     work: Work,
 ) -> Result<(Option<MetaBase>, Duration), StepFailure> {
-    let path = pending.dir().join("log");
+    let path = pending.dir().join(LOG);
     let log = BuildLog::create(&path)
         .map_err(|source| StoreError::io(format!("create the log `{}`", path.display()), source))?;
     // Until there is something to read, clients hear what the step waits for.
@@ -368,17 +405,24 @@ fn follow(
     loop {
         match running.news(&mut seen, client.cancel) {
             News::Waiting(reason) => client.tell(Event::Waiting { reason: &reason }),
-            News::Log(log) => {
+            News::Log(log, again) => {
+                if again {
+                    client.tell(Event::StepRestarted);
+                }
                 if let Err(error) = pass_on(&log, client) {
                     tracing::warn!("failed to follow the log of a step: {error}");
                 }
             }
             News::Ended => {
-                let (snapshot, cached) = running.take_ending(number)?;
-                if cached {
-                    replay(&snapshot, client)?;
+                let (snapshot, source) = running.take_ending(number)?;
+                if source == Source::Built {
+                    return Ok((snapshot, StepEnd::Saved));
                 }
-                return Ok((snapshot, if cached { StepEnd::Cached } else { StepEnd::Saved }));
+                if seen.any_log() {
+                    client.tell(Event::StepRestarted);
+                }
+                replay(&snapshot, client)?;
+                return Ok((snapshot, StepEnd::Cached));
             }
             News::Cancelled => {
                 running.detach(number);

@@ -35,18 +35,24 @@ pub(super) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Opens the tree at `path`; what is copied into it will belong to `owner`.
+    /// Opens the tree at `path`; what is copied into it will belong to whom the tree belongs, or to `owner` as long as the
+    /// tree is still the caller's. A tree that a step has run in is known by its root alone: nothing in it may be another's.
     pub(super) fn open(
         path: &'a Path,
         sandbox: &'a dyn Sandbox,
         owner: Option<Owner>,
     ) -> Result<Self, CopyError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| CopyError::Io {
+        let opened = rustix::fs::open(path, flags, Mode::empty())
+            .and_then(|root| rustix::fs::fstat(&root).map(|stat| (root, stat)));
+        let (root, stat) = opened.map_err(|error| CopyError::Io {
             action: "open the tree",
             path: path.to_owned(),
             source: error.into(),
         })?;
+        let own = stat.st_uid == rustix::process::geteuid().as_raw();
+        let theirs = Owner { uid: stat.st_uid, gid: stat.st_gid };
+        let owner = owner.map(|given| if own { given } else { theirs });
         Ok(Self { root, path, sandbox, owner })
     }
 

@@ -58,7 +58,7 @@ impl Observer for Redacting<'_> {
         if let Event::Output { bytes } = event {
             return self.show(stage, &output.push(bytes));
         }
-        if let Event::StepFinished { .. } = event {
+        if let Event::StepFinished { .. } | Event::StepRestarted = event {
             let rest = output.finish();
             self.show(stage, &rest);
         }

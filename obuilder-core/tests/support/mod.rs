@@ -138,6 +138,7 @@ impl Observer for Transcript {
             Event::Waiting { reason } => format!("waiting: {reason}\n"),
             Event::Warning { text } => format!("warning: {text}\n"),
             Event::Output { bytes } => BString::from(bytes).to_string(),
+            Event::StepRestarted => "restarted\n".to_owned(),
             Event::StepFinished { end: StepEnd::Cached, .. } => "cached\n".to_owned(),
             Event::StepFinished { end: StepEnd::Saved, .. } => "saved\n".to_owned(),
             Event::StepFinished { end: StepEnd::Failed, .. } => "failed\n".to_owned(),

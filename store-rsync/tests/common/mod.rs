@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, dead_code)]
 
+pub(crate) mod trees;
+
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use obuilder_core::ResultId;
-use store_rsync::{Mode, RsyncStore};
+use store_rsync::{Mode, RsyncStore, WarmTrees};
 
 /// A new directory on some filesystem; it and what was mounted for it go away with this.
 pub(crate) struct Place {
@@ -118,6 +120,17 @@ impl Drop for Stuck {
 
 pub(crate) fn open(dir: &Path, mode: Mode) -> RsyncStore {
     RsyncStore::open(&dir.join("store"), mode).unwrap()
+}
+
+/// Keeps even the smallest trees warm.
+pub(crate) fn open_warm(dir: &Path, mode: Mode) -> RsyncStore {
+    let warm = WarmTrees {
+        most: 3,
+        least_entries: 0,
+        ahead_after: std::time::Duration::ZERO,
+        ..WarmTrees::default()
+    };
+    RsyncStore::open_with(&dir.join("store"), mode, warm).unwrap()
 }
 
 pub(crate) fn id(text: &str) -> ResultId {

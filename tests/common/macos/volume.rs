@@ -15,4 +15,20 @@ impl Volume {
     pub fn readonly(_: &Path) -> Option<Self> {
         None
     }
+
+    pub fn ext4(_: &Path, _: &Path, _: u64) -> Option<Self> {
+        None
+    }
+
+    pub fn of_image(_: &Path, _: &Path) -> Option<Self> {
+        None
+    }
+
+    pub fn break_down(&self) -> bool {
+        false
+    }
+
+    pub fn unmount(self) {}
+
+    pub fn set_writable(&self, _: bool) {}
 }

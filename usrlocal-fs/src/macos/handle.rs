@@ -49,6 +49,11 @@ impl Handle {
         }
     }
 
+    /// A number that is another one for most other files; here every file tells when it was made, which does better.
+    pub(crate) fn digest(&self) -> u64 {
+        0
+    }
+
     /// Opens the file.
     pub(crate) fn open(&self, _mount: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;

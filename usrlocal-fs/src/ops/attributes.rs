@@ -86,7 +86,7 @@ impl Call<'_> {
         }
         let meta = os::meta::of_fd(fd.as_fd())?;
         let mut attributes = meta.attributes(node.number);
-        if node.is_top() && attributes.perm & 0o070 == 0 && self.core.views.owners().len() > 1 {
+        if node.is_top() && attributes.perm & 0o070 == 0 && self.core.views.differ() {
             // The kernel reads the list of those who may pass only where the group may do anything; see `extended`.
             attributes.perm |= 0o010;
         }

@@ -89,12 +89,17 @@ impl Call<'_> {
         const MASK: u16 = 0x10;
         const OTHER: u16 = 0x20;
         const NOBODY: u32 = u32::MAX;
-        let owners = self.core.views.owners();
-        if owners.len() < 2 {
+        if !self.core.views.differ() {
             return Ok(None);
         }
+        let owners = self.core.views.owners();
         let mode = os::meta::of_fd(node.view.top.as_fd())?.mode;
         let bits = |shift: u32| ((mode >> shift) & 7) as u16;
+        // All others see the same directory, so this is the same whoever asks.
+        let others = match self.core.views.otherwise() {
+            Some(top) => (os::meta::of_fd(top.view.top.as_fd())?.mode & 7) as u16,
+            None => 0,
+        };
         let mut list = 2u32.to_le_bytes().to_vec();
         let mut entry = |tag: u16, bits: u16, id: u32| {
             list.extend(tag.to_le_bytes());
@@ -103,9 +108,9 @@ impl Call<'_> {
         };
         entry(USER_OBJ, bits(6), NOBODY);
         owners.iter().for_each(|owner| entry(USER, 7, *owner));
-        entry(GROUP_OBJ, bits(3), NOBODY);
+        entry(GROUP_OBJ, bits(3) | others, NOBODY);
         entry(MASK, 7, NOBODY);
-        entry(OTHER, bits(0), NOBODY);
+        entry(OTHER, others, NOBODY);
         Ok(Some(list))
     }
 }

@@ -123,7 +123,11 @@ impl Call<'_> {
     }
 
     fn register(&self, fd: &OwnedFd, register: impl Register) -> Option<Arc<BackingId>> {
-        match register(fd.as_fd()) {
+        // The kernel then writes with the identity of this moment, and takes set-user-id away as it would for the caller.
+        let ours = || {
+            register(fd.as_fd()).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        };
+        match credentials::as_caller(self.caller, ours) {
             Ok(backing) => Some(Arc::new(backing)),
             Err(error) => {
                 // One refusal is enough: the trees' filesystem is stacked too high, or the kernel cannot do it.
