@@ -1,0 +1,322 @@
+//! One repository's mirror: a bare repository that keeps what was fetched, so that it is fetched once.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::commit::{CommitId, ObjectFormat};
+use crate::error::{Error, Result};
+use crate::fetch::{self, Source};
+use crate::git::Command;
+use crate::job::Job;
+use crate::lock::{Lock, Mode};
+use crate::repository::Repository;
+
+/// Where a repository is mirrored.
+///
+/// ```text
+/// NAME-KEY/repo/        the mirror: objects, and references to what was fetched
+///          new/, old/   one being made in its place, one being removed
+///          fetch.lock   held by whoever changes any of these
+///          use.lock     shared by those who read `repo`; held alone while it is replaced or removed
+/// ```
+///
+/// Readers need not wait for a fetch, which only adds to the mirror. Nobody waits for `fetch.lock` with `use.lock` in hand.
+#[derive(Debug)]
+pub(crate) struct Mirror<'a> {
+    dir: PathBuf,
+    repository: &'a Repository,
+    format: ObjectFormat,
+}
+
+/// What a mirror is to hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) commits: &'a [CommitId],
+    /// All branches as well.
+    pub(crate) branches: bool,
+}
+
+/// A mirror that stays as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Pin {
+    lock: Lock,
+    pub(crate) git_dir: PathBuf,
+    /// Whether nothing had to be fetched.
+    pub(crate) cached: bool,
+    /// Whether it was made from nothing just now.
+    pub(crate) fresh: bool,
+}
+
+/// Tells a mirror from the one made in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Generation(u64, u64);
+
+/// What a mirror holds of what is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    All,
+    NotAll,
+    /// It has the objects and cannot read them, or it is no repository at all.
+    Broken,
+}
+
+impl Pin {
+    pub(crate) fn generation(&self) -> Option<Generation> {
+        Generation::of(&self.git_dir)
+    }
+}
+
+impl AsFd for Pin {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
+}
+
+impl Generation {
+    fn of(git_dir: &Path) -> Option<Self> {
+        fs::symlink_metadata(git_dir).ok().map(|found| Self(found.dev(), found.ino()))
+    }
+}
+
+impl<'a> Mirror<'a> {
+    pub(crate) fn new(mirrors: &Path, repository: &'a Repository, format: ObjectFormat) -> Self {
+        Self { dir: mirrors.join(repository.key(format)), repository, format }
+    }
+
+    fn repo(&self) -> PathBuf {
+        self.dir.join("repo")
+    }
+
+    /// The mirror with all that is wanted, which is fetched if need be. The mirror `broken` is not used but replaced.
+    pub(crate) fn ready(
+        &self,
+        job: &Job<'_>,
+        wanted: Wanted<'_>,
+        broken: Option<Generation>,
+    ) -> Result<Pin> {
+        if broken.is_none() {
+            let pin = self.pin(job, true, false)?;
+            if self.presence(job, &pin.git_dir, wanted)? == Presence::All {
+                return Ok(pin);
+            }
+        }
+        let fetching = job.clock.stopped(|| {
+            Lock::acquire(&self.dir.join("fetch.lock"), Mode::Alone, job.cancel, || {
+                job.say(&format!("Waiting for another job that fetches `{}`\n", self.repository))
+            })
+        })?;
+        let (cached, fresh) = self.bring(job, wanted, broken, &fetching)?;
+        self.pin(job, cached, fresh)
+    }
+
+    fn pin(&self, job: &Job<'_>, cached: bool, fresh: bool) -> Result<Pin> {
+        let lock = job.clock.stopped(|| {
+            Lock::acquire(&self.dir.join("use.lock"), Mode::Shared, job.cancel, || {
+                job.say(&format!("Waiting while the mirror of `{}` is replaced\n", self.repository))
+            })
+        })?;
+        lock.touch();
+        Ok(Pin { lock, git_dir: self.repo(), cached, fresh })
+    }
+
+    /// Fetches what is wanted; says whether it was there already, and whether the mirror is a new one.
+    fn bring(
+        &self,
+        job: &Job<'_>,
+        wanted: Wanted<'_>,
+        broken: Option<Generation>,
+        fetching: &Lock,
+    ) -> Result<(bool, bool)> {
+        let repo = self.repo();
+        self.remove_leftovers()?;
+        let generation = Generation::of(&repo);
+        let mut failed = None;
+        if generation.is_some() && generation != broken {
+            fetch::tidy(&repo)?;
+            let presence = self.presence(job, &repo, wanted)?;
+            if presence == Presence::All {
+                return Ok((true, false));
+            }
+            if presence == Presence::NotAll {
+                match self.fetch(job, &repo, wanted, fetching, true) {
+                    Err(error) if error.is_command() => failed = Some(error),
+                    done => return done.map(|()| (false, false)),
+                }
+            }
+        }
+        self.make_anew(job, wanted, fetching, failed, generation.is_some())?;
+        Ok((false, true))
+    }
+
+    /// Fetches into a new mirror, which takes the place of the old one if that worked.
+    ///
+    /// When fetching into the old one `failed`, nobody knows yet whether it was the mirror's fault: if this fails too, it was not.
+    fn make_anew(
+        &self,
+        job: &Job<'_>,
+        wanted: Wanted<'_>,
+        fetching: &Lock,
+        failed: Option<Error>,
+        replaces: bool,
+    ) -> Result<()> {
+        let new = self.dir.join("new");
+        make_repository(&new, self.format)?;
+        let fetched = self.fetch(job, &new, wanted, fetching, failed.is_none());
+        if let Err(error) = fetched {
+            if matches!(error, Error::NoCommit { .. }) {
+                // All the rest is there for the next job.
+                self.replace(job)?;
+                return Err(error);
+            }
+            self.remove_leftovers()?;
+            return Err(failed.filter(|_| error.is_command()).unwrap_or(error));
+        }
+        if replaces {
+            job.say(&format!("Made the mirror of `{}` anew\n", self.repository))?;
+        }
+        self.replace(job)
+    }
+
+    fn fetch(
+        &self,
+        job: &Job<'_>,
+        git_dir: &Path,
+        wanted: Wanted<'_>,
+        fetching: &Lock,
+        aloud: bool,
+    ) -> Result<()> {
+        let source = Source { repository: self.repository, git_dir, lock: fetching.as_fd() };
+        let fetched = self.fetch_in_turn(job, &source, wanted, aloud);
+        if fetched.is_err() {
+            fetch::tidy(git_dir)?;
+        }
+        fetched
+    }
+
+    /// Asks for the commits alone, which is quick and which not every server grants; then for all branches and requests, as the
+    /// original does. When the branches are wanted, in the other order.
+    fn fetch_in_turn(
+        &self,
+        job: &Job<'_>,
+        source: &Source<'_>,
+        wanted: Wanted<'_>,
+        aloud: bool,
+    ) -> Result<()> {
+        let complete = || Ok(self.presence(job, source.git_dir, wanted)? == Presence::All);
+        if !wanted.branches && source.commits(job, wanted.commits)?.success() && complete()? {
+            return Ok(());
+        }
+        let branches = source.branches(job)?;
+        if aloud {
+            branches.told(job)?;
+        } else {
+            branches.into_result()?;
+        }
+        if complete()? {
+            return Ok(());
+        }
+        if wanted.branches && source.commits(job, wanted.commits)?.success() && complete()? {
+            return Ok(());
+        }
+        self.name_missing(job, source.git_dir, wanted)
+    }
+
+    /// The error that names the first commit that is not there.
+    fn name_missing(&self, job: &Job<'_>, git_dir: &Path, wanted: Wanted<'_>) -> Result<()> {
+        for commit in wanted.commits {
+            let alone = Wanted { commits: std::slice::from_ref(commit), branches: false };
+            if self.presence(job, git_dir, alone)? != Presence::All {
+                let (commit, repository) = (commit.to_string(), self.repository.to_string());
+                return Err(Error::NoCommit { commit, repository });
+            }
+        }
+        Ok(())
+    }
+
+    fn presence(&self, job: &Job<'_>, git_dir: &Path, wanted: Wanted<'_>) -> Result<Presence> {
+        if !git_dir.is_dir() {
+            return Ok(Presence::NotAll);
+        }
+        let commits = wanted.commits.iter().map(|commit| format!("{commit}^{{commit}}"));
+        let args = ["rev-list", "--no-walk", "--quiet"].map(String::from).into_iter();
+        let command = Command::new("git-rev-list", git_dir, args.chain(commits));
+        if job.quiet(&command)?.success() {
+            let branches = !wanted.branches || fetch::has_branches(job, git_dir)?;
+            return Ok(if branches { Presence::All } else { Presence::NotAll });
+        }
+        // The names alone are read from the indexes of packs, whatever the objects are like.
+        let names: String = wanted.commits.iter().map(|commit| format!("{commit}\n")).collect();
+        let args = ["cat-file", "--batch-check=%(objectname)"];
+        let command = Command::new("git-cat-file", git_dir, args).input(names.into_bytes());
+        let mut listed = Vec::new();
+        let mut take = |bytes: &[u8]| {
+            listed.extend_from_slice(bytes);
+            Ok(())
+        };
+        let finished = job.taken(&command, &mut take, Default::default())?;
+        let missing = String::from_utf8_lossy(&listed).contains(" missing");
+        Ok(if finished.success() && missing { Presence::NotAll } else { Presence::Broken })
+    }
+
+    /// Puts the new mirror in the place of the old one, when nobody reads that any more.
+    fn replace(&self, job: &Job<'_>) -> Result<()> {
+        let _alone = job.clock.stopped(|| {
+            Lock::acquire(&self.dir.join("use.lock"), Mode::Alone, job.cancel, || {
+                job.say(&format!(
+                    "Waiting for jobs that read the mirror of `{}`\n",
+                    self.repository
+                ))
+            })
+        })?;
+        let rename = |from: &str, to: &str| match fs::rename(self.dir.join(from), self.dir.join(to))
+        {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && from == "repo" => Ok(()),
+            done => done.map_err(Error::io(format!("replace the mirror `{}`", self.dir.display()))),
+        };
+        rename("repo", "old")?;
+        rename("new", "repo")?;
+        self.remove_leftovers()
+    }
+
+    fn remove_leftovers(&self) -> Result<()> {
+        remove_beside(&self.dir)
+    }
+}
+
+/// Removes what is not the mirror itself from its directory.
+pub(crate) fn remove_beside(dir: &Path) -> Result<()> {
+    for name in ["new", "old"] {
+        let path = dir.join(name);
+        tree_copy::remove_tree(&path).map_err(|error| Error::Failed {
+            action: format!("remove `{}`", path.display()),
+            source: error.into(),
+        })?;
+    }
+    Ok(())
+}
+
+/// Makes an empty repository without asking Git, which has templates to copy.
+pub(crate) fn make_repository(git_dir: &Path, format: ObjectFormat) -> Result<()> {
+    let (version, extension) = match format {
+        ObjectFormat::Sha1 => (0, ""),
+        ObjectFormat::Sha256 => (1, "[extensions]\n\tobjectFormat = sha256\n"),
+    };
+    let config =
+        format!("[core]\n\trepositoryFormatVersion = {version}\n\tbare = true\n{extension}");
+    write_repository(git_dir, &config, "ref: refs/heads/master\n")
+}
+
+/// The files that make a directory a repository.
+pub(crate) fn write_repository(git_dir: &Path, config: &str, head: &str) -> Result<()> {
+    let make =
+        |name: &str| fs::DirBuilder::new().recursive(true).mode(0o755).create(git_dir.join(name));
+    ["objects/pack", "refs/heads"]
+        .into_iter()
+        .try_for_each(make)
+        .and_then(|()| fs::write(git_dir.join("config"), config))
+        .and_then(|()| fs::write(git_dir.join("HEAD"), head))
+        .map_err(Error::io(format!("make the repository `{}`", git_dir.display())))
+}
