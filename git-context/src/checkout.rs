@@ -115,7 +115,7 @@ impl Checkout<'_> {
         let reset = ["reset", "--hard", first.as_str()];
         let reset =
             if self.way.is_some() { [&reset[..], &["-q"]].concat() } else { reset.to_vec() };
-        let reset = self.command(pin, "git-reset", reset).work_tree(&self.work_tree);
+        let reset = self.command(pin, "git-reset", reset);
         job.logged(&reset, &[pin.as_fd()]).map_err(Trouble::of_mirror)?;
         for other in others {
             self.merge(job, pin, other)?;
@@ -144,7 +144,7 @@ impl Checkout<'_> {
         commit: &CommitId,
     ) -> std::result::Result<(), Trouble> {
         let merge = self.command(pin, "git-merge", ["merge", commit.as_str()]);
-        let merged = job.logged(&merge.work_tree(&self.work_tree), &[pin.as_fd()]);
+        let merged = job.logged(&merge, &[pin.as_fd()]);
         let Err(error) = merged else { return Ok(()) };
         let Error::Command { label, ending, .. } = error else { return Err(error.into()) };
         let failed = |hint: &str| Error::Command { label, ending, hint: Some(hint.into()) };
@@ -167,7 +167,8 @@ impl Checkout<'_> {
         label: &'static str,
         args: impl IntoIterator<Item = A>,
     ) -> Command {
-        Command::new(label, &self.git_dir, args).borrow_objects(&pin.git_dir)
+        let command = Command::new(label, &self.git_dir, args).work_tree(&self.work_tree);
+        command.borrow_objects(&pin.git_dir)
     }
 
     /// Writes the job's own repository. A submodule's HEAD is its commit; the outermost one is on a branch, as in the original.
@@ -176,7 +177,8 @@ impl Checkout<'_> {
             ObjectFormat::Sha1 => (0, ""),
             ObjectFormat::Sha256 => (1, "[extensions]\n\tobjectFormat = sha256\n"),
         };
-        let way = self.way.as_ref();
+        // Where Git is not left, the way is never right.
+        let way = self.way.as_ref().filter(|_| self.whole);
         let way =
             way.map(|way| format!("\tworktree = {}\n", quoted_value(way))).unwrap_or_default();
         let url = quoted_value(&self.repository.url());

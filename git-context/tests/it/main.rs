@@ -1,0 +1,12 @@
+//! Getting sources with the installed Git, from real repositories and servers on loopback.
+
+mod basics;
+mod bounds;
+mod crashes;
+mod fixture;
+mod hostile;
+mod isolation;
+mod protocols;
+mod server;
+mod sharing;
+mod submodules;
