@@ -2,13 +2,12 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::commit::{CommitId, ObjectFormat};
 use crate::error::{Error, Result};
 use crate::git::Command;
-use crate::job::{Along, Finished, Job};
+use crate::job::Job;
 use crate::mirror::{Generation, Mirror, Pin, Wanted, write_repository};
 use crate::modules::Modules;
 use crate::repository::Repository;
@@ -116,7 +115,7 @@ impl Checkout<'_> {
         let reset =
             if self.way.is_some() { [&reset[..], &["-q"]].concat() } else { reset.to_vec() };
         let reset = self.command(pin, "git-reset", reset);
-        job.logged(&reset, &[pin.as_fd()]).map_err(Trouble::of_mirror)?;
+        job.logged(&reset).map_err(Trouble::of_mirror)?;
         for other in others {
             self.merge(job, pin, other)?;
         }
@@ -144,7 +143,7 @@ impl Checkout<'_> {
         commit: &CommitId,
     ) -> std::result::Result<(), Trouble> {
         let merge = self.command(pin, "git-merge", ["merge", commit.as_str()]);
-        let merged = job.logged(&merge, &[pin.as_fd()]);
+        let merged = job.logged(&merge);
         let Err(error) = merged else { return Ok(()) };
         let Error::Command { label, ending, .. } = error else { return Err(error.into()) };
         let failed = |hint: &str| Error::Command { label, ending, hint: Some(hint.into()) };
@@ -198,17 +197,12 @@ impl Checkout<'_> {
         let args = ["for-each-ref", "--format=%(objectname) %(refname)"];
         let refs = ["refs/remotes/origin", "refs/tags"];
         let list = Command::new("git-for-each-ref", &pin.git_dir, args.into_iter().chain(refs));
-        let mut packed = Vec::new();
-        let mut take = |bytes: &[u8]| {
-            packed.extend_from_slice(bytes);
-            Ok(())
-        };
-        job.taken(&list, &mut take, Along::default())?.told(job)?;
+        let (listed, packed) = job.printed(&list)?;
+        listed.told(job)?;
         let path = self.git_dir.join("packed-refs");
         fs::write(&path, packed).map_err(Error::io(format!("write `{}`", path.display())))?;
         let repack = self.command(pin, "git-repack", ["repack", "-a", "-d", "-q"]);
-        job.taken(&repack, &mut |_| Ok(()), Along { held: vec![pin.as_fd()], watch: None })
-            .and_then(|finished: Finished| finished.told(job))
+        job.quiet(&repack)?.told(job)
     }
 
     /// Empties both directories.

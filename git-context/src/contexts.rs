@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::context::{Context, sweep};
 use crate::error::{Error, Result};
 use crate::git::{Command, Git};
-use crate::job::{Along, Job, Log};
+use crate::job::{Job, Log};
 use crate::limits::Clock;
 use crate::mirrors::{self, Pruned};
 use crate::repository::Repository;
@@ -104,13 +104,9 @@ impl GitContexts {
         let here = fs::File::open(&contexts)
             .map_err(Error::io(format!("open `{}`", contexts.display())))?;
         let job = self.job(&|_| Ok(()), cancel, std::os::fd::AsFd::as_fd(&here));
-        let mut said = Vec::new();
-        let mut take = |bytes: &[u8]| {
-            said.extend_from_slice(bytes);
-            Ok(())
-        };
         let command = Command::new("git-version", Path::new("/"), ["version"]);
-        job.taken(&command, &mut take, Along::default())?.into_result()?;
+        let (finished, said) = job.printed(&command)?;
+        finished.into_result()?;
         Ok(String::from_utf8_lossy(&said).trim().into())
     }
 

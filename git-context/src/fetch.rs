@@ -3,14 +3,13 @@
 use std::collections::HashSet;
 use std::fs::{self, DirEntry, File};
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::commit::CommitId;
 use crate::error::{Error, Result};
 use crate::git::Command;
-use crate::job::{Along, Finished, Job};
+use crate::job::{Finished, Job};
 use crate::repository::Repository;
 
 /// How often the size of a mirror is looked at, at most.
@@ -26,8 +25,6 @@ const MARKER: &str = "obuild-fetching";
 pub(crate) struct Source<'a> {
     pub(crate) repository: &'a Repository,
     pub(crate) git_dir: &'a Path,
-    /// The mirror's lock.
-    pub(crate) lock: BorrowedFd<'a>,
 }
 
 impl Source<'_> {
@@ -81,8 +78,7 @@ impl Source<'_> {
         job.fetched.set(true);
         let before = Size::of(self.git_dir);
         let mut watch = || self.look(job, before);
-        let along = Along { held: vec![self.lock], watch: Some(&mut watch) };
-        let finished = job.taken(&command, &mut |_| Ok(()), along)?;
+        let finished = job.watched(&command, &mut watch)?;
         self.look(job, before)?;
         // Git has ended by itself, and has cleaned up.
         if finished.code().is_some() {
@@ -113,8 +109,7 @@ impl Source<'_> {
         if packs > MANY_PACKS {
             let args = ["repack", "-d", "-q", "--geometric=2"];
             let command = Command::new("git-repack", self.git_dir, args);
-            let along = Along { held: vec![self.lock], watch: None };
-            let finished = job.taken(&command, &mut |_| Ok(()), along)?;
+            let finished = job.quiet(&command)?;
             if !finished.success() {
                 let errors = String::from_utf8_lossy(finished.errors());
                 tracing::warn!("failed to repack `{}`: {errors}", self.git_dir.display());
@@ -127,14 +122,10 @@ impl Source<'_> {
 /// Whether the mirror's branches were ever fetched.
 pub(crate) fn has_branches(job: &Job<'_>, git_dir: &Path) -> Result<bool> {
     let args = ["for-each-ref", "--count=1", "refs/remotes/origin"];
-    let mut found = false;
-    let mut take = |bytes: &[u8]| {
-        found |= !bytes.is_empty();
-        Ok(())
-    };
     let command = Command::new("git-for-each-ref", git_dir, args);
-    job.taken(&command, &mut take, Along::default())?.told(job)?;
-    Ok(found)
+    let (finished, listed) = job.printed(&command)?;
+    finished.told(job)?;
+    Ok(!listed.is_empty())
 }
 
 /// Removes what a Git that was killed in the middle of a fetch left in the mirror: its locks and half-made files.

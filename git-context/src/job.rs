@@ -40,14 +40,8 @@ pub(crate) struct Finished {
     errors: Vec<u8>,
 }
 
-/// What a command runs with besides the job's own.
-#[derive(Default)]
-pub(crate) struct Along<'a, 'b> {
-    /// Locks that it inherits.
-    pub(crate) held: Vec<BorrowedFd<'a>>,
-    /// Looks after it.
-    pub(crate) watch: Option<&'b mut dyn FnMut() -> Result<Duration>>,
-}
+/// Looks after a command; says when to look again.
+pub(crate) type Look<'a> = &'a mut dyn FnMut() -> Result<Duration>;
 
 impl Job<'_> {
     /// Writes `text` to the log.
@@ -60,7 +54,7 @@ impl Job<'_> {
     }
 
     /// Runs a command whose words go to the log.
-    pub(crate) fn logged(&self, command: &Command, held: &[BorrowedFd<'_>]) -> Result<()> {
+    pub(crate) fn logged(&self, command: &Command) -> Result<()> {
         let mut left = self.git.limits.output;
         let mut take = |bytes: &[u8]| {
             let fits = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -71,43 +65,56 @@ impl Job<'_> {
             }
             Ok(())
         };
-        let along = Along { held: held.to_vec(), watch: None };
-        let status = self.run(command, Output::Together(&mut take), along)?;
+        let status = self.run(command, Output::Together(&mut take), None)?;
         Finished { label: command.label, status, errors: Vec::new() }.into_result()
     }
 
     /// Runs a command whose standard output is taken; its standard error is kept.
-    pub(crate) fn taken(
-        &self,
-        command: &Command,
-        take: Take<'_>,
-        along: Along<'_, '_>,
-    ) -> Result<Finished> {
+    pub(crate) fn taken(&self, command: &Command, take: Take<'_>) -> Result<Finished> {
+        self.apart(command, take, None)
+    }
+
+    /// Runs a command whose standard output is kept.
+    pub(crate) fn printed(&self, command: &Command) -> Result<(Finished, Vec<u8>)> {
+        let mut printed = Vec::new();
+        let mut take = |bytes: &[u8]| {
+            printed.extend_from_slice(bytes);
+            Ok(())
+        };
+        let finished = self.apart(command, &mut take, None)?;
+        Ok((finished, printed))
+    }
+
+    /// Runs a command whose output is of no interest.
+    pub(crate) fn quiet(&self, command: &Command) -> Result<Finished> {
+        self.apart(command, &mut |_| Ok(()), None)
+    }
+
+    /// The same, with somebody to look after it.
+    pub(crate) fn watched(&self, command: &Command, look: Look<'_>) -> Result<Finished> {
+        self.apart(command, &mut |_| Ok(()), Some(look))
+    }
+
+    fn apart(&self, command: &Command, take: Take<'_>, look: Option<Look<'_>>) -> Result<Finished> {
         let mut errors = Vec::new();
         let mut keep = |bytes: &[u8]| {
             let room = ERRORS.saturating_sub(errors.len());
             errors.extend_from_slice(&bytes[..bytes.len().min(room)]);
             Ok(())
         };
-        let status = self.run(command, Output::Apart(take, &mut keep), along)?;
+        let status = self.run(command, Output::Apart(take, &mut keep), look)?;
         Ok(Finished { label: command.label, status, errors })
-    }
-
-    /// Runs a command whose output is of no interest.
-    pub(crate) fn quiet(&self, command: &Command) -> Result<Finished> {
-        self.taken(command, &mut |_| Ok(()), Along::default())
     }
 
     fn run(
         &self,
         command: &Command,
         output: Output<'_>,
-        mut along: Along<'_, '_>,
+        mut look: Option<Look<'_>>,
     ) -> Result<ExitStatus> {
         let limits = &self.git.limits;
         let env: Vec<(OsString, OsString)> =
             self.git.environment.iter().chain(&command.env).cloned().collect();
-        let held: Vec<_> = along.held.iter().copied().chain([self.directory]).collect();
         let time = self.clock.left();
         let bounds = Bounds { file: limits.fetch.max(limits.files), memory: limits.memory, time };
         let program = Program {
@@ -116,25 +123,21 @@ impl Job<'_> {
             env: &env,
             dir: &command.dir,
             input: &command.input,
-            held: &held,
+            held: Some(self.directory),
             bounds,
         };
-        let watch: Watch<'_> = &mut || self.watch(command.label, &mut along.watch);
+        let watch: Watch<'_> = &mut || self.watch(command.label, &mut look);
         tracing::debug!("running git {:?}", command.args);
         process::run(&program, output, watch, self.cancel)
     }
 
     /// Stops a command when the job's time is up.
-    fn watch(
-        &self,
-        label: &'static str,
-        other: &mut Option<&mut dyn FnMut() -> Result<Duration>>,
-    ) -> Result<Duration> {
+    fn watch(&self, label: &'static str, look: &mut Option<Look<'_>>) -> Result<Duration> {
         let left = self.clock.left();
         if left.is_zero() {
             return Err(Error::TooSlow { doing: label.into(), limit: self.git.limits.time });
         }
-        let next = other.as_mut().map_or(Ok(left), |watch| watch())?;
+        let next = look.as_mut().map_or(Ok(left), |look| look())?;
         Ok(next.min(left))
     }
 }

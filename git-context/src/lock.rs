@@ -1,7 +1,7 @@
 //! Locks that hold for every process on the machine: `flock(2)`, which goes with its holder, however that ends.
 //!
-//! The processes of Git inherit the descriptor. When this process is killed, the lock stays until the last of them has ended, so
-//! that nobody works where they still write.
+//! The processes of Git inherit that on the job's directory: when this process is killed, it stays until the last of them has ended, so
+//! that nobody sweeps away what they still write. Mirrors stand two that write at once, and are not kept from others by orphans.
 
 use std::fs::{File, OpenOptions};
 use std::io;

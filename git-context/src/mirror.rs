@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -42,7 +41,7 @@ pub(crate) struct Wanted<'a> {
 /// A mirror that stays as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Pin {
-    lock: Lock,
+    _lock: Lock,
     pub(crate) git_dir: PathBuf,
     /// Whether nothing had to be fetched.
     pub(crate) cached: bool,
@@ -66,12 +65,6 @@ enum Presence {
 impl Pin {
     pub(crate) fn generation(&self) -> Option<Generation> {
         Generation::of(&self.git_dir)
-    }
-}
-
-impl AsFd for Pin {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.lock.as_fd()
     }
 }
 
@@ -103,12 +96,12 @@ impl<'a> Mirror<'a> {
                 return Ok(pin);
             }
         }
-        let fetching = job.clock.stopped(|| {
+        let _fetching = job.clock.stopped(|| {
             Lock::acquire(&self.dir.join("fetch.lock"), Mode::Alone, job.cancel, || {
                 job.say(&format!("Waiting for another job that fetches `{}`\n", self.repository))
             })
         })?;
-        let (cached, fresh) = self.bring(job, wanted, broken, &fetching)?;
+        let (cached, fresh) = self.bring(job, wanted, broken)?;
         self.pin(job, cached, fresh)
     }
 
@@ -119,7 +112,7 @@ impl<'a> Mirror<'a> {
             })
         })?;
         lock.touch();
-        Ok(Pin { lock, git_dir: self.repo(), cached, fresh })
+        Ok(Pin { _lock: lock, git_dir: self.repo(), cached, fresh })
     }
 
     /// Fetches what is wanted; says whether it was there already, and whether the mirror is a new one.
@@ -128,7 +121,6 @@ impl<'a> Mirror<'a> {
         job: &Job<'_>,
         wanted: Wanted<'_>,
         broken: Option<Generation>,
-        fetching: &Lock,
     ) -> Result<(bool, bool)> {
         let repo = self.repo();
         self.remove_leftovers()?;
@@ -141,13 +133,13 @@ impl<'a> Mirror<'a> {
                 return Ok((true, false));
             }
             if presence == Presence::NotAll {
-                match self.fetch(job, &repo, wanted, fetching, true) {
+                match self.fetch(job, &repo, wanted, true) {
                     Err(error) if error.is_command() => failed = Some(error),
                     done => return done.map(|()| (false, false)),
                 }
             }
         }
-        self.make_anew(job, wanted, fetching, failed, generation.is_some())?;
+        self.make_anew(job, wanted, failed, generation.is_some())?;
         Ok((false, true))
     }
 
@@ -158,13 +150,12 @@ impl<'a> Mirror<'a> {
         &self,
         job: &Job<'_>,
         wanted: Wanted<'_>,
-        fetching: &Lock,
         failed: Option<Error>,
         replaces: bool,
     ) -> Result<()> {
         let new = self.dir.join("new");
         make_repository(&new, self.format)?;
-        let fetched = self.fetch(job, &new, wanted, fetching, failed.is_none());
+        let fetched = self.fetch(job, &new, wanted, failed.is_none());
         if let Err(error) = fetched {
             if matches!(error, Error::NoCommit { .. }) {
                 // All the rest is there for the next job.
@@ -180,15 +171,8 @@ impl<'a> Mirror<'a> {
         self.replace(job)
     }
 
-    fn fetch(
-        &self,
-        job: &Job<'_>,
-        git_dir: &Path,
-        wanted: Wanted<'_>,
-        fetching: &Lock,
-        aloud: bool,
-    ) -> Result<()> {
-        let source = Source { repository: self.repository, git_dir, lock: fetching.as_fd() };
+    fn fetch(&self, job: &Job<'_>, git_dir: &Path, wanted: Wanted<'_>, aloud: bool) -> Result<()> {
+        let source = Source { repository: self.repository, git_dir };
         let fetched = self.fetch_in_turn(job, &source, wanted, aloud);
         if fetched.is_err() {
             fetch::tidy(git_dir)?;
@@ -238,7 +222,8 @@ impl<'a> Mirror<'a> {
 
     fn presence(&self, job: &Job<'_>, git_dir: &Path, wanted: Wanted<'_>) -> Result<Presence> {
         if !git_dir.is_dir() {
-            return Ok(Presence::NotAll);
+            let exists = git_dir.symlink_metadata().is_ok();
+            return Ok(if exists { Presence::Broken } else { Presence::NotAll });
         }
         let commits = wanted.commits.iter().map(|commit| format!("{commit}^{{commit}}"));
         let args = ["rev-list", "--no-walk", "--quiet"].map(String::from).into_iter();
@@ -251,12 +236,7 @@ impl<'a> Mirror<'a> {
         let names: String = wanted.commits.iter().map(|commit| format!("{commit}\n")).collect();
         let args = ["cat-file", "--batch-check=%(objectname)"];
         let command = Command::new("git-cat-file", git_dir, args).input(names.into_bytes());
-        let mut listed = Vec::new();
-        let mut take = |bytes: &[u8]| {
-            listed.extend_from_slice(bytes);
-            Ok(())
-        };
-        let finished = job.taken(&command, &mut take, Default::default())?;
+        let (finished, listed) = job.printed(&command)?;
         let missing = String::from_utf8_lossy(&listed).contains(" missing");
         Ok(if finished.success() && missing { Presence::NotAll } else { Presence::Broken })
     }

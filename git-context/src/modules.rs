@@ -7,7 +7,7 @@ use obuilder_core::bstr::{BStr, BString, ByteSlice};
 
 use crate::error::{Error, Result};
 use crate::git::Command;
-use crate::job::{Along, Job};
+use crate::job::Job;
 use crate::shown::{shown, shown_bytes};
 use crate::tree::is_dot_git;
 
@@ -50,7 +50,7 @@ impl Modules {
             let too_large = Error::TooLarge { what, limit: LARGEST as u64, unit: "bytes" };
             if listing.len() > LARGEST { Err(too_large) } else { Ok(()) }
         };
-        job.taken(command, &mut take, Along::default())?.told(job)?;
+        job.taken(command, &mut take)?.told(job)?;
         Self::parse(&listing)
     }
 

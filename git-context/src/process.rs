@@ -34,8 +34,8 @@ pub(crate) struct Program<'a> {
     pub(crate) dir: &'a Path,
     /// At most what a pipe takes at once, 16 KiB.
     pub(crate) input: &'a [u8],
-    /// Locks that it inherits.
-    pub(crate) held: &'a [BorrowedFd<'a>],
+    /// A lock that it inherits.
+    pub(crate) held: Option<BorrowedFd<'a>>,
     pub(crate) bounds: Bounds,
 }
 
@@ -172,9 +172,9 @@ impl Group {
         command.stdin(input(program.input).map_err(Error::io("make a pipe"))?);
         command.stdout(output).stderr(errors);
         let bounds = Lowered::of(program.bounds);
-        let held: Vec<RawFd> = program.held.iter().map(|fd| fd.as_raw_fd()).collect();
+        let held = program.held.map(|fd| fd.as_raw_fd());
         // SAFETY: between fork and exec this only makes system calls on values that were made before.
-        unsafe { command.pre_exec(move || bounds.apply(&held)) };
+        unsafe { command.pre_exec(move || bounds.apply(held)) };
         let spawned = command.spawn();
         let child =
             spawned.map_err(|source| Error::NoGit { program: program.path.to_owned(), source })?;
@@ -249,7 +249,7 @@ impl Lowered {
         Self { limits, seconds }
     }
 
-    fn apply(&self, held: &[RawFd]) -> io::Result<()> {
+    fn apply(&self, held: Option<RawFd>) -> io::Result<()> {
         // A build user is to read what is written.
         umask(Mode::WGRP | Mode::WOTH);
         for (resource, limit) in &self.limits {
@@ -257,7 +257,7 @@ impl Lowered {
             let _ = setrlimit(*resource, *limit);
         }
         nix::unistd::alarm::set(self.seconds.max(1));
-        for &fd in held {
+        if let Some(fd) = held {
             // SAFETY: the caller of `run` keeps it open.
             fcntl_setfd(unsafe { BorrowedFd::borrow_raw(fd) }, FdFlags::empty())?;
         }

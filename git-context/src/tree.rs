@@ -7,7 +7,7 @@ use obuilder_core::bstr::{BString, ByteSlice};
 use crate::commit::CommitId;
 use crate::error::{Ending, Error, Result};
 use crate::git::Command;
-use crate::job::{Along, Job};
+use crate::job::Job;
 use crate::shown::shown_bytes;
 
 #[cfg(test)]
@@ -61,7 +61,7 @@ pub(crate) fn look(
         rest.drain(..used);
         if rest.len() > LONGEST { Err(unreadable()) } else { Ok(()) }
     };
-    job.taken(&command, &mut take, Along::default())?.told(job)?;
+    job.taken(&command, &mut take)?.told(job)?;
     tree.check_case()?;
     Ok(tree)
 }
@@ -106,6 +106,10 @@ impl Tree {
                 return Ok(0);
             }
             "120000" => {
+                if folded(path) == ".gitmodules" {
+                    let why = "it is a link, and Git reads it only as a file";
+                    return Err(refused(path, why, "commit the file itself"));
+                }
                 self.links.insert(folded(path), path.into());
             }
             _ => self.has_modules |= path == b".gitmodules",

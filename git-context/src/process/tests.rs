@@ -9,7 +9,7 @@ fn shell(script: &str, cancel: &Cancel) -> (Result<ExitStatus>, String) {
     let bounds = Bounds { file: 1 << 20, memory: 1 << 32, time: LONG };
     let env = [("PATH".into(), "/usr/bin:/bin".into())];
     let (path, dir) = (Path::new("/bin/sh"), Path::new("/"));
-    let program = Program { path, args: &args, env: &env, dir, input: b"in\n", held: &[], bounds };
+    let program = Program { path, args: &args, env: &env, dir, input: b"in\n", held: None, bounds };
     let printed = RefCell::new(Vec::new());
     let mut take = |bytes: &[u8]| {
         printed.borrow_mut().extend_from_slice(bytes);
@@ -82,7 +82,7 @@ fn files_are_bounded() {
 fn a_program_that_is_not_there() {
     let bounds = Bounds { file: 1, memory: 1 << 32, time: LONG };
     let (path, dir) = (Path::new("/nonexistent/git"), Path::new("/"));
-    let program = Program { path, args: &[], env: &[], dir, input: b"", held: &[], bounds };
+    let program = Program { path, args: &[], env: &[], dir, input: b"", held: None, bounds };
     let ended = run(&program, Output::Together(&mut |_| Ok(())), &mut || Ok(LONG), &Cancel::new());
     assert!(ended.unwrap_err().to_string().contains("failed to run `/nonexistent/git`"));
 }

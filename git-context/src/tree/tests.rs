@@ -31,7 +31,8 @@ fn what_is_found() {
         tree(&[&file(".gitmodules"), &link("a/out"), &module("b/sub"), &file("a/x\ty")]).unwrap();
     assert!(found.has_modules);
     assert_eq!(found.gitlinks, [("b/sub".into(), CommitId::parse(OBJECT).unwrap())]);
-    assert!(!tree(&[&link(".gitmodules")]).unwrap().has_modules);
+    assert!(tree(&[&link(".GitModules")]).is_err());
+    assert!(!tree(&[&file("a/.gitmodules")]).unwrap().has_modules);
     assert_eq!(Tree::default().record(file("x").as_bytes()).unwrap(), 5);
     assert!(Tree::default().record(b"100644 blob 1 BAD\tx").is_err());
 }

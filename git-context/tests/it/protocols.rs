@@ -153,7 +153,7 @@ fn with_ssh(mut fixture: Fixture, repo: &Path) -> Option<(Fixture, String)> {
         ),
     )
     .unwrap();
-    let server = crate::server::Server::start_program(vec![
+    let server = Server::start_program(vec![
         sshd.into(),
         "-i".into(),
         "-e".into(),
