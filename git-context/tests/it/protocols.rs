@@ -133,6 +133,12 @@ fn with_ssh(mut fixture: Fixture, repo: &Path) -> Option<(Fixture, String)> {
         eprintln!("SKIP: sshd is not installed");
         return None;
     };
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap()?;
+    if user.shell.ends_with("nologin") || user.shell.ends_with("false") {
+        eprintln!("SKIP: {} may not log in", user.name);
+        return None;
+    }
+    let user = user.name;
     // A service manager makes it before it starts the server; only root's server wants it.
     let _ = fs::create_dir("/run/sshd");
     let dir = fixture.dir.path().join("ssh");
@@ -165,7 +171,6 @@ fn with_ssh(mut fixture: Fixture, repo: &Path) -> Option<(Fixture, String)> {
     fs::write(path("known_hosts"), known).unwrap();
     fs::set_permissions(path("key"), fs::Permissions::from_mode(0o600)).unwrap();
     fixture.config.ssh = Some(Ssh { key: path("key"), known_hosts: path("known_hosts") });
-    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap()?.name;
     Some((fixture, format!("ssh://{user}@127.0.0.1:{}{}", server.port, repo.display())))
 }
 
