@@ -81,13 +81,12 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         if let Err(error) = self.remove() {
-            let why = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::warn!("{error}: {}", why.unwrap_or_default());
+            warn(&error);
         }
     }
 }
 
-/// Removes what killed processes left in `contexts`; returns what that was.
+/// Removes what killed processes left in `contexts`; returns what that was. What cannot be removed stays for the next time.
 pub(crate) fn sweep(contexts: &Path) -> Result<Vec<PathBuf>> {
     let failed = || format!("list `{}`", contexts.display());
     let mut swept = Vec::new();
@@ -95,11 +94,18 @@ pub(crate) fn sweep(contexts: &Path) -> Result<Vec<PathBuf>> {
         let path = entry.map_err(Error::io(failed()))?.path();
         let locking = || format!("lock `{}`", path.display());
         if let Some(_lock) = Lock::directory(&path).map_err(Error::io(locking()))? {
-            remove(&path)?;
-            swept.push(path);
+            match remove(&path) {
+                Ok(()) => swept.push(path),
+                Err(error) => warn(&error),
+            }
         }
     }
     Ok(swept)
+}
+
+fn warn(error: &Error) {
+    let why = std::error::Error::source(error).map(ToString::to_string);
+    tracing::warn!("{error}: {}", why.unwrap_or_default());
 }
 
 fn remove(path: &Path) -> Result<()> {

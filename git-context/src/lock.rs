@@ -76,12 +76,12 @@ impl Lock {
         }
     }
 
-    /// Locks the directory at `path`, which nobody else may hold a lock on; `None` when somebody does or it has gone.
+    /// Locks the directory at `path`, which nobody else may hold a lock on; `None` when somebody does or there is none.
     pub(crate) fn directory(path: &Path) -> io::Result<Option<Self>> {
         let mut options = OpenOptions::new();
         let flags = nix::libc::O_DIRECTORY | nix::libc::O_NOFOLLOW;
         let file = match options.read(true).custom_flags(flags).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if is_no_directory(&error) => return Ok(None),
             opened => opened?,
         };
         let held = lock(&file, Mode::Alone)? && leads_to(path, &file);
@@ -124,6 +124,12 @@ fn open(path: &Path) -> io::Result<File> {
         }
         opened => opened,
     }
+}
+
+fn is_no_directory(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory)
+        || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
 
 /// Whether `file` is what stands at `path`.
@@ -176,5 +182,9 @@ mod tests {
         drop(held);
         assert!(Lock::directory(dir.path()).unwrap().is_some());
         assert!(Lock::directory(&dir.path().join("none")).unwrap().is_none());
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        std::os::unix::fs::symlink(".", dir.path().join("link")).unwrap();
+        assert!(Lock::directory(&dir.path().join("file")).unwrap().is_none());
+        assert!(Lock::directory(&dir.path().join("link")).unwrap().is_none());
     }
 }

@@ -56,7 +56,11 @@ fn find(mirrors: &Path) -> Result<Vec<Found>> {
     let failed = || format!("list the mirrors in `{}`", mirrors.display());
     let mut all = Vec::new();
     for entry in fs::read_dir(mirrors).map_err(Error::io(failed()))? {
-        let dir = entry.map_err(Error::io(failed()))?.path();
+        let entry = entry.map_err(Error::io(failed()))?;
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let dir = entry.path();
         let used = last_used(&dir.join("use.lock"));
         all.push(Found { bytes: Size::of(&dir).bytes, dir, used });
     }

@@ -295,7 +295,7 @@ fn user_of(scheme: Scheme, text: Option<&str>) -> std::result::Result<User, Faul
     }
 }
 
-/// Undoes `%xx`; control characters could end the header that it goes into.
+/// Undoes `%xx`; control characters could end the header or the line that it goes into.
 fn decoded(text: &str) -> Option<String> {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
     while let Some((&first, after)) = rest.split_first() {
@@ -328,10 +328,18 @@ fn path_of(scheme: Scheme, path: &str) -> std::result::Result<String, Fault> {
     if scheme == Scheme::File && path.contains('%') {
         return fault("the path of a file holds `%`", "rename the directory");
     }
-    if path.split('/').any(|part| matches!(part, "." | "..")) {
+    // Git undoes `%xx` for some protocols and not for others.
+    let Some(plain) = decoded(path) else {
+        return fault(
+            "its path is not well written",
+            "write `%` and two digits of a printable character",
+        );
+    };
+    let parts = || path.split('/').chain(plain.split('/'));
+    if parts().any(|part| matches!(part, "." | "..")) {
         return fault("its path holds `.` or `..`", "write the path without them");
     }
-    if path.split('/').any(|part| part.starts_with('-')) {
+    if parts().any(|part| part.starts_with('-')) {
         return fault(
             "a part of its path begins with `-`, like an option",
             "rename the repository",

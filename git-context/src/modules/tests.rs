@@ -53,3 +53,14 @@ fn two_of_a_kind() {
     let apart = [module("a", "x", "https://h/x"), module("ab", "y", "https://h/y")].concat();
     assert!(Modules::check_names(Modules::parse(&apart).unwrap().0.values()).is_ok());
 }
+
+proptest::proptest! {
+    #[test]
+    fn whatever_is_printed_is_read_or_refused(text in "(submodule\\.[a-z./]{0,6}\\.(path|url|update)\n[ -~\n]{0,8}\0|[ -~\n\0]{0,9}){0,6}") {
+        if let Ok(modules) = Modules::parse(text.as_bytes()) {
+            for module in modules.0.values() {
+                proptest::prop_assert!(!module.name.split('/').any(|part| matches!(part, "" | "..")));
+            }
+        }
+    }
+}

@@ -16,7 +16,7 @@ fn why(text: &str) -> String {
 fn the_ways_to_name_a_repository() {
     for text in [
         "https://github.com/ocaml/opam-repository.git",
-        "http://localhost:8080/x",
+        "http://localhost:8080/x%20y",
         "git://[::1]:9418/a/b.git",
         "ssh://git@example.org:2222/a.git",
         "file:///srv/git/ä b".replace(' ', "_").as_str(),
@@ -51,6 +51,10 @@ fn what_git_or_a_shell_would_take_for_more_than_a_place() {
         ("https://host/x\0", "'\\0'"),
         ("https://host/../../etc", "`..`"),
         ("https://host/a?b", "`?`"),
+        ("git://host/a%0ab", "not well written"),
+        ("git://host/a%2", "not well written"),
+        ("git://host/%2e%2E/x", "`..`"),
+        ("ssh://host/%2dx", "like an option"),
         ("https://host", "no repository"),
         ("https:///x", "no name of a host"),
         ("https://ho%73t/x", "no name of a host"),

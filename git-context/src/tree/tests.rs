@@ -92,3 +92,10 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn any_record_is_read_or_refused(record in proptest::collection::vec(any::<u8>(), 0..80)) {
+        let _ = Tree::default().record(&record);
+    }
+}

@@ -65,6 +65,20 @@ fn a_server_that_never_answers() {
 }
 
 #[test]
+fn a_server_that_never_ends() {
+    let mut fixture = Fixture::new();
+    let (memory, time) = (256 << 20, Duration::from_secs(60));
+    fixture.config.limits = Limits { memory, time, ..Limits::default() };
+    let server = Server::start(&fixture.repos(), Kind::Endless);
+    let (error, log) = fail(&fixture.contexts(), &server.url("http", "x"), &[&"a".repeat(40)]);
+    assert!(
+        error.starts_with("git-fetch failed") || error.contains("git-fetch was stopped"),
+        "{error}"
+    );
+    assert!(log.contains("ut of memory") || log.is_empty(), "{log}");
+}
+
+#[test]
 fn what_git_says_is_bounded() {
     let mut fixture = Fixture::new();
     fixture.config.limits = Limits { output: 2000, ..Limits::default() };

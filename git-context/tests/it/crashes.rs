@@ -139,17 +139,6 @@ fn a_process_killed_in_the_middle_of_a_fetch() {
     assert!(listing(&fixture.config.state_dir.join("git/mirrors")).len() == 1);
 }
 
-/// The processes with this among their arguments.
-fn git_with_argument(wanted: &str) -> Vec<rustix::process::Pid> {
-    let output = Command::new("ps").args(["-A", "-o", "pid=,comm=,args="]).output().unwrap().stdout;
-    let lines = String::from_utf8_lossy(&output).into_owned();
-    let found = lines.lines().filter(|line| line.contains(wanted) && line.contains("git"));
-    found
-        .filter_map(|line| line.split_whitespace().next()?.parse().ok())
-        .filter_map(rustix::process::Pid::from_raw)
-        .collect()
-}
-
 #[test]
 fn a_process_killed_with_a_context_in_hand() {
     let fixture = Fixture::new();
@@ -167,6 +156,34 @@ fn a_process_killed_with_a_context_in_hand() {
     child.wait().unwrap();
     assert_eq!(contexts.sweep().unwrap().len(), 1);
     assert!(fixture.left().is_empty());
+}
+
+#[test]
+fn processes_killed_at_any_moment() {
+    let fixture = Fixture::new();
+    let repo = fixture.repo("repo");
+    let server = Server::start(&fixture.repos(), Kind::Daemon(vec![]));
+    let url = server.url("git", "repo/.git");
+    let commits: Vec<_> = (0..4).map(|n| repo.commit("file", &format!("{n}\n"))).collect();
+    let state = &fixture.config.state_dir;
+    for (round, delay) in [0, 5, 10, 15, 20, 30, 45, 70].into_iter().enumerate() {
+        let mut children: Vec<_> =
+            commits.iter().map(|commit| victim(state, &url, commit)).collect();
+        wait_until("the first context", || {
+            state.join("git/contexts").exists() && !fixture.left().is_empty()
+        });
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let contexts = fixture.contexts();
+        let (context, log) = get(&contexts, &url, &[&commits[round % 4]]);
+        assert_eq!(read(&context, "file"), format!("{}\n", round % 4), "{log}");
+        drop(context);
+        wait_until("the sweep", || contexts.sweep().is_ok() && fixture.left().is_empty());
+    }
+    Repo { path: fixture.mirror() }.git(&["fsck", "--full"]);
 }
 
 #[test]

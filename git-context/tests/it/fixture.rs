@@ -212,3 +212,13 @@ pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// The processes of Git with this among their arguments.
+pub(crate) fn git_with_argument(wanted: &str) -> Vec<rustix::process::Pid> {
+    let output = Command::new("ps").args(["-A", "-o", "pid=,stat=,args="]).output().unwrap().stdout;
+    let lines = String::from_utf8_lossy(&output).into_owned();
+    let found = lines.lines().filter(|line| line.contains(wanted) && line.contains("git"));
+    let found = found.map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let alive = found.filter(|fields| !fields[1].starts_with('Z'));
+    alive.filter_map(|fields| rustix::process::Pid::from_raw(fields[0].parse().unwrap())).collect()
+}

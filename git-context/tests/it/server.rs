@@ -27,6 +27,8 @@ pub(crate) enum Kind {
     Program(Vec<OsString>),
     /// Takes connections and never answers.
     Silent,
+    /// Advertises references without an end.
+    Endless,
     /// Sends everybody to this URL.
     Elsewhere(String),
 }
@@ -97,6 +99,7 @@ fn serve(stream: TcpStream, kind: &Kind, repos: &Path, seen: &Seen) {
                 Kind::Guarded(header) if !request.head.contains(header.as_str()) => {
                     b"HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n".to_vec()
                 }
+                Kind::Endless => return endless(&stream),
                 Kind::Elsewhere(url) => {
                     let rest = request.path.clone() + &request.query;
                     format!("HTTP/1.1 302 Found\r\nLocation: {url}{rest}\r\nContent-Length: 0\r\n\r\n").into()
@@ -212,6 +215,17 @@ fn backend(request: &Request, repos: &Path) -> Vec<u8> {
     let status =
         text.lines().next().and_then(|line| line.strip_prefix("Status: ")).unwrap_or("200 OK");
     [format!("HTTP/1.1 {}\r\nConnection: close\r\n", status.trim()).as_bytes(), &answer].concat()
+}
+
+fn endless(mut stream: &TcpStream) {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n\r\n\
+                001e# service=git-upload-pack\n0000";
+    let lines: String =
+        (0..2000).map(|n| format!("0040{:040x} refs/heads/{n:07}\n", n + 1)).collect();
+    let mut next = head.to_string();
+    while stream.write_all(next.as_bytes()).is_ok() {
+        next.clone_from(&lines);
+    }
 }
 
 fn file(request: &Request, repos: &Path) -> Vec<u8> {

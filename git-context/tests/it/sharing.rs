@@ -63,6 +63,55 @@ fn whoever_waits_for_a_fetch_says_so_and_can_be_cancelled() {
 }
 
 #[test]
+fn cancelling_ends_gits_helpers_too() {
+    let fixture = Fixture::new();
+    let server = Server::start(&fixture.repos(), Kind::Silent);
+    let contexts = fixture.contexts();
+    let url = server.url("http", "x");
+    let request = Request::new(&url, ["a".repeat(40).as_str()], false).unwrap();
+    let cancel = Cancel::new();
+    std::thread::scope(|scope| {
+        let fetching = scope.spawn(|| prepare_with(&contexts, &request, &cancel).0);
+        wait_until("the fetch", || server.connections() == 1);
+        assert!(git_with_argument(&url).len() >= 2, "git and its helper");
+        cancel.cancel();
+        assert_eq!(fetching.join().unwrap().unwrap_err().to_string(), "cancelled");
+        wait_until("the end of all", || git_with_argument(&url).is_empty());
+    });
+}
+
+#[test]
+fn mirrors_are_removed_and_broken_while_jobs_use_them() {
+    let fixture = Fixture::new();
+    let repo = fixture.repo("repo");
+    let commits: Vec<_> = (0..4).map(|n| repo.commit("file", &format!("{n}\n"))).collect();
+    let contexts = fixture.contexts();
+    let jobs = std::sync::atomic::AtomicUsize::new(4);
+    std::thread::scope(|scope| {
+        for (n, commit) in commits.iter().enumerate() {
+            let (contexts, jobs, repo) = (&contexts, &jobs, &repo);
+            scope.spawn(move || {
+                for _ in 0..6 {
+                    let (context, _) = get(contexts, &repo.url(), &[commit]);
+                    assert_eq!(read(&context, "file"), format!("{n}\n"));
+                }
+                jobs.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+            });
+        }
+        scope.spawn(|| {
+            while jobs.load(std::sync::atomic::Ordering::SeqCst) > 0 {
+                contexts.prune(0).unwrap();
+                if let [mirror] = &fixture.mirrors()[..] {
+                    let _ = fs::remove_file(mirror.join("repo/HEAD"));
+                }
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        });
+    });
+    assert!(fixture.left().is_empty());
+}
+
+#[test]
 fn a_job_that_is_cancelled_leaves_the_others_alone() {
     let fixture = Fixture::new();
     let repo = fixture.repo("repo");
