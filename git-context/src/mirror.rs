@@ -190,8 +190,15 @@ impl<'a> Mirror<'a> {
         aloud: bool,
     ) -> Result<()> {
         let complete = || Ok(self.presence(job, source.git_dir, wanted)? == Presence::All);
-        if !wanted.branches && source.commits(job, wanted.commits)?.success() && complete()? {
-            return Ok(());
+        if !wanted.branches {
+            let asked = source.commits(job, wanted.commits)?;
+            if asked.success() && complete()? {
+                return Ok(());
+            }
+            // Then it is on no branch either.
+            if let Some(commit) = fetch::unknown(&asked, wanted.commits) {
+                return Err(self.no_commit(commit));
+            }
         }
         let branches = source.branches(job)?;
         if aloud {
@@ -213,11 +220,15 @@ impl<'a> Mirror<'a> {
         for commit in wanted.commits {
             let alone = Wanted { commits: std::slice::from_ref(commit), branches: false };
             if self.presence(job, git_dir, alone)? != Presence::All {
-                let (commit, repository) = (commit.to_string(), self.repository.to_string());
-                return Err(Error::NoCommit { commit, repository });
+                return Err(self.no_commit(commit));
             }
         }
         Ok(())
+    }
+
+    fn no_commit(&self, commit: &CommitId) -> Error {
+        let (commit, repository) = (commit.to_string(), self.repository.to_string());
+        Error::NoCommit { commit, repository }
     }
 
     fn presence(&self, job: &Job<'_>, git_dir: &Path, wanted: Wanted<'_>) -> Result<Presence> {
@@ -233,12 +244,36 @@ impl<'a> Mirror<'a> {
             return Ok(if branches { Presence::All } else { Presence::NotAll });
         }
         // The names alone are read from the indexes of packs, whatever the objects are like.
+        match self.ask(job, git_dir, wanted, "%(objectname)")? {
+            Some(names) if names.contains(" missing") => return Ok(Presence::NotAll),
+            Some(_) => {}
+            None => return Ok(Presence::Broken),
+        }
+        let types = self.ask(job, git_dir, wanted, "%(objecttype)")?.unwrap_or_default();
+        let mut types = wanted.commits.iter().zip(types.lines());
+        match types.find(|(_, found)| matches!(*found, "tree" | "blob")) {
+            None => Ok(Presence::Broken),
+            Some((commit, found)) => Err(Error::Refused {
+                what: format!("the commit `{commit}` in `{}`", self.repository),
+                why: format!("it is a {found}"),
+                hint: "name a commit, as `git rev-parse HEAD` prints it".into(),
+            }),
+        }
+    }
+
+    /// What a mirror says of the objects that are wanted, a line for each; `None` when it cannot say.
+    fn ask(
+        &self,
+        job: &Job<'_>,
+        git_dir: &Path,
+        wanted: Wanted<'_>,
+        what: &str,
+    ) -> Result<Option<String>> {
         let names: String = wanted.commits.iter().map(|commit| format!("{commit}\n")).collect();
-        let args = ["cat-file", "--batch-check=%(objectname)"];
+        let args = ["cat-file".into(), format!("--batch-check={what}")];
         let command = Command::new("git-cat-file", git_dir, args).input(names.into_bytes());
         let (finished, listed) = job.printed(&command)?;
-        let missing = String::from_utf8_lossy(&listed).contains(" missing");
-        Ok(if finished.success() && missing { Presence::NotAll } else { Presence::Broken })
+        Ok(finished.success().then(|| String::from_utf8_lossy(&listed).into_owned()))
     }
 
     /// Puts the new mirror in the place of the old one, when nobody reads that any more.

@@ -54,6 +54,8 @@ fn a_server_that_grants_branches_alone() {
     assert_eq!(read(&context, "file"), "one\n");
     assert!(!log.contains("unadvertised"), "the first try is nobody's business: {log}");
     assert_eq!(server.connections(), 2);
+    let (error, _) = fail(&fixture.contexts(), &url, &[&"1".repeat(40)]);
+    assert!(error.contains("is not in `git://"), "{error}");
 }
 
 #[test]
