@@ -102,18 +102,14 @@ impl Checkout<'_> {
             return Ok(Filled { tree: Tree::default(), modules: Modules::default() });
         };
         self.make_repository(first)?;
-        // What is merged is looked at before, too: it may be endless.
-        for other in others {
-            self.look(job, pin, other.as_str(), &mut allowance.clone())?;
-        }
         let before = allowance.clone();
         let mut tree = self.look(job, pin, first.as_str(), allowance)?;
         self.reset(job, pin, first)?;
         for other in others {
+            // Before, as it may be endless; after, as many could together be larger than each alone.
+            self.look(job, pin, other.as_str(), &mut before.clone())?;
             self.merge(job, pin, other)?;
-        }
-        if !others.is_empty() {
-            *allowance = before;
+            *allowance = before.clone();
             tree = self.look(job, pin, "HEAD", allowance)?;
         }
         let modules = self.read_modules(job, pin, &tree)?;
