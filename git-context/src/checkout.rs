@@ -102,38 +102,54 @@ impl Checkout<'_> {
             return Ok(Filled { tree: Tree::default(), modules: Modules::default() });
         };
         self.make_repository(first)?;
-        let look = |commit: &str, allowance: &mut Allowance| {
-            let git = |label, args| self.command(pin, label, args);
-            tree::look(job, git, commit, allowance).map_err(Trouble::of_mirror)
-        };
-        for other in others {
-            look(other.as_str(), &mut allowance.clone())?;
-        }
         let before = allowance.clone();
-        let tree = look(first.as_str(), allowance)?;
-        let reset = ["reset", "--hard", first.as_str()];
-        let reset =
-            if self.way.is_some() { [&reset[..], &["-q"]].concat() } else { reset.to_vec() };
-        let reset = self.command(pin, "git-reset", reset);
-        job.logged(&reset).map_err(Trouble::of_mirror)?;
+        let mut tree = self.look(job, pin, first.as_str(), allowance)?;
+        self.reset(job, pin, first)?;
         for other in others {
+            // Before, as it may be endless; after, as many could together be larger than each alone.
+            self.look(job, pin, other.as_str(), &mut before.clone())?;
             self.merge(job, pin, other)?;
+            *allowance = before.clone();
+            tree = self.look(job, pin, "HEAD", allowance)?;
         }
-        let tree = if others.is_empty() {
-            tree
-        } else {
-            *allowance = before;
-            look("HEAD", allowance)?
-        };
-        let mut modules = Modules::default();
-        if tree.has_modules && !tree.gitlinks.is_empty() {
-            let args = ["config", "--blob", "HEAD:.gitmodules", "--no-includes", "-z", "--list"];
-            modules = Modules::read(job, &self.command(pin, "git-submodule-update", args))?;
-        }
+        let modules = self.read_modules(job, pin, &tree)?;
         if self.whole {
             self.make_whole(job, pin)?;
         }
         Ok(Filled { tree, modules })
+    }
+
+    fn look(
+        &self,
+        job: &Job<'_>,
+        pin: &Pin,
+        commit: &str,
+        allowance: &mut Allowance,
+    ) -> std::result::Result<Tree, Trouble> {
+        let git = |label, args| self.command(pin, label, args);
+        tree::look(job, git, commit, allowance).map_err(Trouble::of_mirror)
+    }
+
+    fn reset(
+        &self,
+        job: &Job<'_>,
+        pin: &Pin,
+        commit: &CommitId,
+    ) -> std::result::Result<(), Trouble> {
+        let mut reset = self.command(pin, "git-reset", ["reset", "--hard", commit.as_str()]);
+        if self.way.is_some() {
+            // Submodules have a line of their own in the log.
+            reset = reset.arg("-q");
+        }
+        job.logged(&reset).map_err(Trouble::of_mirror)
+    }
+
+    fn read_modules(&self, job: &Job<'_>, pin: &Pin, tree: &Tree) -> Result<Modules> {
+        if !tree.has_modules || tree.gitlinks.is_empty() {
+            return Ok(Modules::default());
+        }
+        let args = ["config", "--blob", "HEAD:.gitmodules", "--no-includes", "-z", "--list"];
+        Modules::read(job, &self.command(pin, "git-submodule-update", args))
     }
 
     fn merge(

@@ -109,6 +109,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Refused { hint, .. } => hint.clone(),
+            Self::Command { label: "git-fetch", hint: None, .. } => {
+                "Git's own words stand above; a repository that is not public needs a user and password in its URL, or a key".into()
+            }
             Self::Command { hint, .. } => return hint.clone(),
             Self::NoCommit { .. } => "push the commit to a branch, a pull request or a merge request of that repository; \
                 a commit that was replaced by a force-push may be gone from it"

@@ -119,6 +119,12 @@ impl Source<'_> {
     }
 }
 
+/// The commit that a server, in the words that all of them take from Git, does not have or does not show.
+pub(crate) fn unknown<'a>(asked: &Finished, commits: &'a [CommitId]) -> Option<&'a CommitId> {
+    let said = String::from_utf8_lossy(asked.errors());
+    commits.iter().find(|commit| said.contains(&format!("not our ref {commit}")))
+}
+
 /// Whether the mirror's branches were ever fetched.
 pub(crate) fn has_branches(job: &Job<'_>, git_dir: &Path) -> Result<bool> {
     let args = ["for-each-ref", "--count=1", "refs/remotes/origin"];

@@ -26,6 +26,7 @@ mod job;
 mod fetch;
 mod mirror;
 mod mirrors;
+mod presence;
 
 mod modules;
 mod tree;

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use crate::commit::{CommitId, ObjectFormat};
 use crate::error::{Error, Result};
 use crate::fetch::{self, Source};
-use crate::git::Command;
 use crate::job::Job;
 use crate::lock::{Lock, Mode};
+use crate::presence::{self, Presence};
 use crate::repository::Repository;
 
 /// Where a repository is mirrored.
@@ -52,15 +52,6 @@ pub(crate) struct Pin {
 /// Tells a mirror from the one made in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Generation(u64, u64);
-
-/// What a mirror holds of what is wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Presence {
-    All,
-    NotAll,
-    /// It has the objects and cannot read them, or it is no repository at all.
-    Broken,
-}
 
 impl Pin {
     pub(crate) fn generation(&self) -> Option<Generation> {
@@ -189,8 +180,7 @@ impl<'a> Mirror<'a> {
         wanted: Wanted<'_>,
         aloud: bool,
     ) -> Result<()> {
-        let complete = || Ok(self.presence(job, source.git_dir, wanted)? == Presence::All);
-        if !wanted.branches && source.commits(job, wanted.commits)?.success() && complete()? {
+        if !wanted.branches && self.fetch_commits(job, source, wanted)? {
             return Ok(());
         }
         let branches = source.branches(job)?;
@@ -199,13 +189,26 @@ impl<'a> Mirror<'a> {
         } else {
             branches.into_result()?;
         }
-        if complete()? {
-            return Ok(());
-        }
-        if wanted.branches && source.commits(job, wanted.commits)?.success() && complete()? {
+        let complete = self.presence(job, source.git_dir, wanted)? == Presence::All;
+        if complete || wanted.branches && self.fetch_commits(job, source, wanted)? {
             return Ok(());
         }
         self.name_missing(job, source.git_dir, wanted)
+    }
+
+    /// Asks for the commits alone; says whether all is there then.
+    fn fetch_commits(
+        &self,
+        job: &Job<'_>,
+        source: &Source<'_>,
+        wanted: Wanted<'_>,
+    ) -> Result<bool> {
+        let asked = source.commits(job, wanted.commits)?;
+        if let Some(commit) = fetch::unknown(&asked, wanted.commits) {
+            // Then it is on no branch either.
+            return Err(self.no_commit(commit));
+        }
+        Ok(asked.success() && self.presence(job, source.git_dir, wanted)? == Presence::All)
     }
 
     /// The error that names the first commit that is not there.
@@ -213,32 +216,19 @@ impl<'a> Mirror<'a> {
         for commit in wanted.commits {
             let alone = Wanted { commits: std::slice::from_ref(commit), branches: false };
             if self.presence(job, git_dir, alone)? != Presence::All {
-                let (commit, repository) = (commit.to_string(), self.repository.to_string());
-                return Err(Error::NoCommit { commit, repository });
+                return Err(self.no_commit(commit));
             }
         }
         Ok(())
     }
 
+    fn no_commit(&self, commit: &CommitId) -> Error {
+        let (commit, repository) = (commit.to_string(), self.repository.to_string());
+        Error::NoCommit { commit, repository }
+    }
+
     fn presence(&self, job: &Job<'_>, git_dir: &Path, wanted: Wanted<'_>) -> Result<Presence> {
-        if !git_dir.is_dir() {
-            let exists = git_dir.symlink_metadata().is_ok();
-            return Ok(if exists { Presence::Broken } else { Presence::NotAll });
-        }
-        let commits = wanted.commits.iter().map(|commit| format!("{commit}^{{commit}}"));
-        let args = ["rev-list", "--no-walk", "--quiet"].map(String::from).into_iter();
-        let command = Command::new("git-rev-list", git_dir, args.chain(commits));
-        if job.quiet(&command)?.success() {
-            let branches = !wanted.branches || fetch::has_branches(job, git_dir)?;
-            return Ok(if branches { Presence::All } else { Presence::NotAll });
-        }
-        // The names alone are read from the indexes of packs, whatever the objects are like.
-        let names: String = wanted.commits.iter().map(|commit| format!("{commit}\n")).collect();
-        let args = ["cat-file", "--batch-check=%(objectname)"];
-        let command = Command::new("git-cat-file", git_dir, args).input(names.into_bytes());
-        let (finished, listed) = job.printed(&command)?;
-        let missing = String::from_utf8_lossy(&listed).contains(" missing");
-        Ok(if finished.success() && missing { Presence::NotAll } else { Presence::Broken })
+        presence::find(job, git_dir, self.repository, wanted)
     }
 
     /// Puts the new mirror in the place of the old one, when nobody reads that any more.

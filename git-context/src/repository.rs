@@ -328,12 +328,15 @@ fn path_of(scheme: Scheme, path: &str) -> std::result::Result<String, Fault> {
     if scheme == Scheme::File && path.contains('%') {
         return fault("the path of a file holds `%`", "rename the directory");
     }
-    // Git undoes `%xx` for some protocols and not for others.
+    check_parts(path)?;
+    Ok(path.into())
+}
+
+/// Git undoes `%xx` for some protocols and not for others.
+fn check_parts(path: &str) -> std::result::Result<(), Fault> {
     let Some(plain) = decoded(path) else {
-        return fault(
-            "its path is not well written",
-            "write `%` and two digits of a printable character",
-        );
+        let hint = "write `%` and two digits of a printable character";
+        return fault("its path is not well written", hint);
     };
     let parts = || path.split('/').chain(plain.split('/'));
     if parts().any(|part| matches!(part, "." | "..")) {
@@ -345,7 +348,7 @@ fn path_of(scheme: Scheme, path: &str) -> std::result::Result<String, Fault> {
             "rename the repository",
         );
     }
-    Ok(path.into())
+    Ok(())
 }
 
 /// For messages about URLs that cannot be read.

@@ -30,8 +30,8 @@ pub(crate) const CONFIGURATION: &str = r#"# Written at every start; what is chan
 	interactive = false
 [http]
 	followRedirects = initial
-	lowSpeedLimit = 1000
-	lowSpeedTime = 60
+	lowSpeedLimit = 1
+	lowSpeedTime = 300
 [fetch]
 	recurseSubmodules = false
 	unpackLimit = 1

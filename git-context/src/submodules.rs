@@ -138,11 +138,10 @@ impl Submodules<'_> {
         let inner = place.inner.join("modules").join(&found.module.name);
         let work_tree = self.top.join(OsStr::from_bytes(&found.path));
         check_empty(self.top, &found.path)?;
-        let git_dir = self.git_dir.join(&inner);
         let checkout = Checkout {
             repository: &found.repository,
             commits: std::slice::from_ref(found.commit),
-            git_dir,
+            git_dir: self.git_dir.join(&inner),
             work_tree: work_tree.clone(),
             way: Some(way_to_tree(&inner, &found.path)),
             whole: self.whole,

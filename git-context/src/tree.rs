@@ -68,7 +68,7 @@ pub(crate) fn look(
 
 impl Allowance {
     fn take(&mut self, size: u64, limits: &crate::Limits) -> Result<()> {
-        let what = || "the job's files".to_string();
+        let what = || "what the job checks out".to_string();
         self.entries = self.entries.checked_sub(1).ok_or_else(|| Error::TooLarge {
             what: what(),
             limit: limits.entries,

@@ -204,7 +204,7 @@ fn a_wrong_service_is_refused() {
         let session = connect(&uri).await;
         let worker = WorkerClient::serve(Rc::new(ToyWorker));
         let (_, answer) = RegistrationClient::of(&session).register("w1", worker, 1);
-        let error = answer.await.unwrap_err().to_string();
+        let error = answer.await.err().unwrap().to_string();
         assert!(error.contains("not here"), "{error}");
     });
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scheduler.check())).is_err());
@@ -239,7 +239,7 @@ fn a_name_that_is_taken_shows_in_the_answer_and_in_the_queue() {
         let toy = Rc::new(ToyJob::default());
         let popped = queue.pop(JobClient::serve(toy.clone())).await.unwrap_err();
         assert_eq!(popped, CallError::Failed("Worker already registered!".into()));
-        assert_eq!(answer.await.unwrap_err().to_string(), "Worker already registered!");
+        assert_eq!(answer.await.err().unwrap().to_string(), "Worker already registered!");
         toy.until_released().await;
     });
     scheduler.check();

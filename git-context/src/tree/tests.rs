@@ -78,7 +78,7 @@ fn the_allowance_ends_somewhere() {
     let mut allowance = Allowance { files: 10, entries: 3 };
     allowance.take(10, &limits).unwrap();
     let error = allowance.take(1, &limits).unwrap_err().to_string();
-    assert_eq!(error, "the job's files is larger than the limit of 10 bytes");
+    assert_eq!(error, "what the job checks out is larger than the limit of 10 bytes");
     allowance.take(0, &limits).unwrap();
     assert!(allowance.take(0, &limits).is_err());
 }

@@ -118,8 +118,27 @@ fn a_commit_that_is_not_there_costs_no_new_mirror() {
         assert!(error.to_string().contains(gone) && error.hint().unwrap().contains("push"));
         assert!(!log.contains("anew"), "{log}");
     }
-    let (_, log) = get(&contexts, &repo.url(), &[&repo.head()]);
-    assert!(log.starts_with("All commits already cached\n"), "{log}");
+    assert!(!fixture.mirror().join("refs/remotes").exists(), "nor all branches");
+    drop(get(&contexts, &repo.url(), &[&repo.head()]));
+}
+
+#[test]
+fn a_commit_that_is_something_else() {
+    let fixture = Fixture::new();
+    let repo = fixture.repo("repo");
+    let contexts = fixture.contexts();
+    drop(get(&contexts, &repo.url(), &[&repo.head()]));
+    let mirror = fs::metadata(fixture.mirror()).unwrap();
+    for (name, expected) in [("HEAD^{tree}", "it is a tree"), ("HEAD:file", "it is a blob")] {
+        let object = repo.git(&["rev-parse", name]);
+        let (error, log) = fail(&contexts, &repo.url(), &[&object]);
+        assert!(error.ends_with(expected), "{error}: {log}");
+    }
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(fs::metadata(fixture.mirror()).unwrap().ino(), mirror.ino());
+    repo.git(&["tag", "-a", "-m", "annotated", "v1"]);
+    let tag = repo.git(&["rev-parse", "v1"]);
+    assert_eq!(read(&get(&contexts, &repo.url(), &[&tag]).0, "file"), "one\n");
 }
 
 #[test]

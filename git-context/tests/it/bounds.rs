@@ -43,7 +43,26 @@ fn files_that_compress_well_are_measured_before_they_are_written() {
     let repo = fixture.repo("repo");
     let commit = repo.commit("zeros", &"0".repeat(2_000_000));
     let (error, _) = fail(&fixture.contexts(), &repo.url(), &[&commit]);
-    assert_eq!(error, "the job's files is larger than the limit of 1000000 bytes");
+    assert_eq!(error, "what the job checks out is larger than the limit of 1000000 bytes");
+}
+
+#[test]
+fn commits_that_are_too_large_together() {
+    let mut fixture = Fixture::new();
+    fixture.config.limits = Limits { files: 250_000, ..Limits::default() };
+    let repo = fixture.repo("repo");
+    let base = repo.head();
+    let mut commits = vec![];
+    for n in 0..4 {
+        repo.git(&["checkout", "-q", "-b", &format!("b{n}"), &base]);
+        commits.push(repo.commit(&format!("file-{n}"), &noise(100_000)));
+    }
+    let commits: Vec<_> = commits.iter().map(String::as_str).collect();
+    let contexts = fixture.contexts();
+    drop(get(&contexts, &repo.url(), &commits[..2]));
+    let (error, log) = fail(&contexts, &repo.url(), &commits);
+    assert_eq!(error, "what the job checks out is larger than the limit of 250000 bytes");
+    assert!(log.matches("Merge made").count() <= 2, "{log}");
 }
 
 #[test]
@@ -59,7 +78,7 @@ fn a_server_that_never_answers() {
             "{error}"
         );
         assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-        assert_eq!(server.connections(), 1);
+        assert!(server.connections() <= 1);
     }
     assert!(fixture.left().is_empty());
 }

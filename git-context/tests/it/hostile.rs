@@ -102,7 +102,7 @@ fn a_tree_that_says_it_is_endless() {
         }
         format!("{line}\tx\n")
     };
-    tree_fails(grow, "the job's files is larger than the limit of 20000 entries");
+    tree_fails(grow, "what the job checks out is larger than the limit of 20000 entries");
 }
 
 #[test]
