@@ -139,7 +139,8 @@ pub(crate) fn reader_options(options: &Options) -> ReaderOptions {
     reader
 }
 
-fn speak(stream: Box<dyn Stream>, uri: &CapUri, options: &Options) -> Session {
+/// Begins to speak over `stream`. Must be called in a [`tokio::task::LocalSet`].
+pub(crate) fn speak(stream: Box<dyn Stream>, uri: &CapUri, options: &Options) -> Session {
     let stream = Cuttable::new(stream);
     let (read, write) = (stream.clone(), stream.clone());
     let network = twoparty::VatNetwork::new(

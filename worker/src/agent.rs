@@ -17,6 +17,7 @@ use crate::backoff::Backoff;
 use crate::job::{Job, Outcome};
 use crate::job_log::JobLog;
 use crate::metrics::{Metrics, add, set};
+use crate::weight::{Scale, Weights};
 
 /// What does the jobs.
 pub trait Executor: Send + Sync + 'static {
@@ -47,6 +48,10 @@ pub struct Config {
     pub job_timeout: Option<Duration>,
     /// How long those who follow a job may take to hear of its end before the worker leaves.
     pub linger: Duration,
+    /// How much of the capacity a job takes.
+    pub weights: Weights,
+    /// Longest time that a scheduler may take to answer a question that needs no waiting.
+    pub patience: Duration,
     /// Metrics of others that the scheduler may ask for: their name and URL.
     pub additional_metrics: Vec<(String, String)>,
 }
@@ -66,6 +71,7 @@ pub struct Agent<E> {
     executor: Arc<E>,
     metrics: Arc<Metrics>,
     state: Rc<State>,
+    scale: Arc<Scale>,
 }
 
 /// What the parts of an agent share.
@@ -75,6 +81,8 @@ pub(crate) struct State {
     jobs: RefCell<BTreeMap<u64, Rc<Job>>>,
     next: Cell<u64>,
     running: Cell<u32>,
+    /// What the jobs under way weigh.
+    load: Cell<u32>,
     leaving: Cell<Option<Leaving>>,
     paused: Cell<bool>,
     /// Something of the above has changed.
@@ -145,7 +153,8 @@ impl<E: Executor> Agent<E> {
     /// An agent that has `executor` do its jobs.
     pub fn new(config: Config, executor: Arc<E>, metrics: Arc<Metrics>) -> Self {
         set(&metrics.capacity, u64::from(config.capacity));
-        Self { config, executor, metrics, state: Rc::default() }
+        let scale = Arc::new(Scale::new(config.capacity));
+        Self { config, executor, metrics, state: Rc::default(), scale }
     }
 
     /// A way to tell it what to do.
@@ -188,14 +197,23 @@ impl<E: Executor> Agent<E> {
         let (job, executor, metrics) = (job.clone(), self.executor.clone(), self.metrics.clone());
         let (state, limit) = (self.state.clone(), self.config.job_timeout);
         add(&metrics.accepted, 1);
+        let weight = self.config.weights.of(&descr.cache_hint).min(self.config.capacity);
         state.running.set(state.running.get() + 1);
+        state.load.set(state.load.get() + weight);
         state.changed.notify_waiters();
         set(&metrics.running, u64::from(state.running.get()));
         job.log().write(format!("Building on {}\n", self.config.name).as_bytes());
         let began = Instant::now();
         let work = tokio::task::spawn_blocking({
-            let (log, cancel) = (job.log().clone(), job.token().clone());
-            move || executor.run(&descr, &log, &cancel)
+            let (log, cancel, scale) = (job.log().clone(), job.token().clone(), self.scale.clone());
+            move || {
+                let waits =
+                    || log.write(b"Waiting until other jobs have made room for this heavy one\n");
+                match scale.enter(weight, &cancel, waits) {
+                    Some(_place) => executor.run(&descr, &log, &cancel),
+                    None => Outcome::Cancelled,
+                }
+            }
         });
         tokio::task::spawn_local(async move {
             let (outcome, result) = ended(work, &job, limit, &metrics).await;
@@ -207,6 +225,7 @@ impl<E: Executor> Agent<E> {
             add(&metrics.log_bytes, job.log().len());
             metrics.ended(result, began.elapsed());
             state.running.set(state.running.get() - 1);
+            state.load.set(state.load.get() - weight);
             set(&metrics.running, u64::from(state.running.get()));
             state.changed.notify_waiters();
         });

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use fetch_dir::{DirFetcher, ImageDir};
+use obuild_worker::metrics::{Metrics, set};
 use obuild_worker::text::chain;
 use obuilder_core::cache::ResultCache;
 use obuilder_core::interpreter::Builder;
@@ -15,7 +16,7 @@ use crate::Stop;
 use crate::settings::Settings;
 
 /// Everything that builds of specs need; `None` without a store.
-pub(crate) fn builder(settings: &Settings) -> Result<Option<Builder>, Stop> {
+pub(crate) fn builder(settings: &Settings, metrics: &Metrics) -> Result<Option<Builder>, Stop> {
     let Some(url) = &settings.options.obuilder_store else { return Ok(None) };
     let path = url.strip_prefix("rsync:").map(PathBuf::from).filter(|path| path.is_absolute());
     let path = path.ok_or_else(|| {
@@ -26,8 +27,11 @@ pub(crate) fn builder(settings: &Settings) -> Result<Option<Builder>, Stop> {
     let mode = settings.options.rsync_mode.as_deref().unwrap_or("auto");
     let mode: Mode = mode.parse().map_err(|error| Stop::usage(format!("--rsync-mode: {error}")))?;
     let store = RsyncStore::open(&path, mode).map_err(|error| Stop::system(chain(&error)))?;
-    let (cache, opened) =
-        ResultCache::open(Arc::new(store)).map_err(|error| Stop::system(chain(&error)))?;
+    let store = Arc::new(store);
+    let counted = store.clone();
+    metrics.count_warm_trees(move || counted.warm_trees());
+    set(&metrics.slots, u64::from(settings.options.slots.unwrap_or(1)));
+    let (cache, opened) = ResultCache::open(store).map_err(|error| Stop::system(chain(&error)))?;
     opened.notes.iter().for_each(|text| tracing::info!("{text}"));
     let sandbox = sandbox(settings, &path)?;
     sandbox.recover().map_err(|error| Stop::system(chain(&error)))?;

@@ -1,6 +1,5 @@
 //! `obuild-worker check`: whether a scheduler can be reached and would register a worker.
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -13,8 +12,8 @@ use ocluster::worker::{Metrics, MetricsSource, Served, WorkerClient};
 use ocluster::{CallError, connect};
 use tokio::task::LocalSet;
 
-use crate::Stop;
 use crate::settings::read_cap;
+use crate::{Stop, say};
 
 /// Longest time for each part.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -38,7 +37,7 @@ impl Served for Visitor {
 
 /// Says what works, one line each, and stops at what does not.
 pub(crate) fn run(cap: &Path, name: &str) -> Result<ExitCode, Stop> {
-    crate::trace("warn");
+    crate::trace("warn", None);
     let uri = read_cap(cap)?;
     say(&format!("ok: `{}` names a service at {}", cap.display(), uri.address));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -63,9 +62,4 @@ pub(crate) fn run(cap: &Path, name: &str) -> Result<ExitCode, Stop> {
         say(&format!("ok: it registers workers: `{name}` was there for a moment"));
         Ok(ExitCode::SUCCESS)
     })
-}
-
-fn say(text: &str) {
-    // A reader that has gone away is no reason to stop.
-    let _ = writeln!(io::stdout(), "{text}");
 }

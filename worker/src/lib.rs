@@ -12,6 +12,7 @@ pub mod http;
 pub mod job;
 pub mod job_log;
 pub mod metrics;
+pub mod weight;
 
 pub mod agent;
 
@@ -25,3 +26,6 @@ pub mod text;
 
 pub mod endpoint;
 pub mod health;
+
+pub mod log_file;
+pub mod service;

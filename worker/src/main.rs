@@ -1,11 +1,14 @@
 //! The program `obuild-worker`: works for an OCluster scheduler.
 //!
-//! [`options`] is the command line and the configuration file, [`work`] puts the worker together and runs it.
+//! [`options`] is the command line and the configuration file, [`work`] puts the worker together and runs it, [`operate`] has the
+//! system run it.
 
 #![forbid(unsafe_code)]
 
 mod backend;
 mod check;
+mod doctor;
+mod operate;
 mod options;
 mod settings;
 mod work;
@@ -17,6 +20,9 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
+use obuild_worker::log_file::LogFile;
+use obuild_worker::service::Deed;
+use operate::{Install, Which};
 use options::Options;
 
 /// Work for an OCluster scheduler, building as obuild does
@@ -39,6 +45,29 @@ enum Command {
         /// The name to register by
         #[arg(long, default_value = "obuild-worker-check")]
         name: String,
+    },
+    /// Look at this machine with the worker's options: what is in force, weak or missing
+    Doctor(Box<Options>),
+    /// Have the system run a worker with the options after `--`, now and after each of its starts
+    Install(Install),
+    /// Let the jobs of the installed worker end, and have the system run it no more
+    Uninstall(Which),
+    /// Start the installed worker
+    Start(Which),
+    /// Let the jobs of the installed worker end, and stop it
+    Stop(Which),
+    /// Say how the installed worker is
+    Status(Which),
+    /// Show what the installed worker has said
+    Logs {
+        #[command(flatten)]
+        which: Which,
+        /// Number of lines
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+        lines: u32,
+        /// Go on with what it says
+        #[arg(short, long)]
+        follow: bool,
     },
     /// Serve the trees that build users see; obuild-worker starts this itself
     #[command(hide = true)]
@@ -79,6 +108,15 @@ fn main() -> ExitCode {
     let done = match cli.command {
         None => work::run(cli.options),
         Some(Command::Check { cap, name }) => check::run(&cap, &name),
+        Some(Command::Doctor(options)) => doctor::show(*options),
+        Some(Command::Install(args)) => operate::install(&args),
+        Some(Command::Uninstall(which)) => operate::uninstall(&which),
+        Some(Command::Start(which)) => operate::operate(&which, Deed::Start),
+        Some(Command::Stop(which)) => operate::operate(&which, Deed::Stop),
+        Some(Command::Status(which)) => operate::operate(&which, Deed::Status),
+        Some(Command::Logs { which, lines, follow }) => {
+            operate::operate(&which, Deed::Logs { lines, follow })
+        }
         Some(Command::ServeTrees { scoreboard, show }) => backend::serve_trees(&scoreboard, &show),
     };
     done.unwrap_or_else(|stop| {
@@ -88,15 +126,21 @@ fn main() -> ExitCode {
     })
 }
 
-/// Shows what the program traces on standard error, with the time, as a service's log.
-pub(crate) fn trace(level: &str) {
+/// Prints a line.
+pub(crate) fn say(text: &str) {
+    // A reader that has gone away is no reason to stop.
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// Shows what the program traces on standard error, or writes it to `file`, with the time, as a service's log.
+pub(crate) fn trace(level: &str, file: Option<LogFile>) {
     let filter = std::env::var("OBUILD_LOG").unwrap_or_else(|_| level.to_owned());
     let filter = tracing_subscriber::EnvFilter::new(filter);
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(false)
-        .with_env_filter(filter)
-        .init();
+    let shown = tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter);
+    match file {
+        None => shown.with_writer(io::stderr).init(),
+        Some(file) => shown.with_writer(std::sync::Mutex::new(file)).init(),
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// The media type of [`Metrics::text`].
@@ -28,6 +28,12 @@ pub struct Metrics {
     pub cache_hits: AtomicU64,
     /// Steps built.
     pub cache_misses: AtomicU64,
+    /// Steps whose command failed.
+    pub failed_steps: AtomicU64,
+    /// Steps that were killed, because nobody wanted them any more or they took too long.
+    pub killed_steps: AtomicU64,
+    /// Steps that can run at once.
+    pub slots: AtomicU64,
     /// Bytes of logs written.
     pub log_bytes: AtomicU64,
     /// Number of prunings.
@@ -42,6 +48,17 @@ pub struct Metrics {
     times: Mutex<BTreeMap<&'static str, (Duration, u64)>>,
     /// How long images took to push.
     pushes: Mutex<(Duration, u64)>,
+    /// Counts the trees that the store keeps warm.
+    warm_trees: OnceLock<Count>,
+}
+
+/// Counts something whenever it is asked.
+struct Count(Box<dyn Fn() -> u64 + Send + Sync>);
+
+impl std::fmt::Debug for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Count")
+    }
 }
 
 /// Adds to a count.
@@ -68,6 +85,12 @@ impl Metrics {
         let mut pushes = self.pushes.lock().unwrap_or_else(PoisonError::into_inner);
         pushes.0 += took;
         pushes.1 += 1;
+    }
+
+    /// Has the trees that the store keeps warm counted by `count`, whenever somebody looks. The first such call counts.
+    pub fn count_warm_trees(&self, count: impl Fn() -> u64 + Send + Sync + 'static) {
+        // The first stays.
+        let _ = self.warm_trees.set(Count(Box::new(count)));
     }
 
     /// All of them.
@@ -143,6 +166,7 @@ impl Metrics {
             "Jobs stopped at their time limit",
             get(&self.timed_out),
         );
+        self.steps(&mut text);
         text.one(
             "obuild_worker_log_bytes_total",
             "counter",
@@ -157,6 +181,26 @@ impl Metrics {
             get(&self.pruned),
         );
         text.0
+    }
+
+    fn steps(&self, text: &mut Text) {
+        let get = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64;
+        let name = "obuild_worker_steps_total";
+        text.head(name, "counter", "Steps of builds, by how they ended");
+        for (end, count) in [
+            ("cached", &self.cache_hits),
+            ("saved", &self.cache_misses),
+            ("failed", &self.failed_steps),
+            ("killed", &self.killed_steps),
+        ] {
+            // Writing to a string does not fail.
+            let _ = writeln!(text.0, "{name}{{end=\"{end}\"}} {}", get(count));
+        }
+        let killed = get(&self.killed_steps);
+        text.one("obuild_worker_kills_total", "counter", "Steps that were killed", killed);
+        text.one("obuild_worker_slots", "gauge", "Steps that can run at once", get(&self.slots));
+        let warm = self.warm_trees.get().map_or(0, |count| count.0()) as f64;
+        text.one("obuild_worker_warm_trees", "gauge", "Trees kept for the next step", warm);
     }
 }
 
@@ -189,6 +233,8 @@ mod tests {
         let metrics = Metrics::default();
         add(&metrics.accepted, 3);
         set(&metrics.running, 2);
+        set(&metrics.slots, 2);
+        metrics.count_warm_trees(|| 7);
         metrics.ended("ok", Duration::from_millis(1500));
         metrics.ended("ok", Duration::from_millis(500));
         let text = metrics.text();
@@ -199,6 +245,9 @@ mod tests {
             "ocluster_worker_job_time_seconds_count{result=\"ok\"} 2",
             "ocluster_worker_running_jobs 2",
             "ocluster_worker_unhealthy 0",
+            "obuild_worker_steps_total{end=\"killed\"} 0",
+            "obuild_worker_slots 2",
+            "obuild_worker_warm_trees 7",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
         }

@@ -86,10 +86,14 @@ impl Observer for ToLog {
                 add(&self.metrics.cache_misses, 1);
                 self.note(&stage.0, &format!("---> saved as \"{id}\""));
             }
+            Event::StepFinished { end: StepEnd::Failed, .. } => add(&self.metrics.failed_steps, 1),
+            Event::StepFinished { end: StepEnd::Cancelled, .. } => {
+                add(&self.metrics.killed_steps, 1);
+            }
             Event::Output { bytes } => self.with(|order| order.write(&stage.0, bytes)),
             Event::StepRestarted => self.note(&stage.0, &format!("---> {RESTARTED}")),
             Event::Warning { text } => self.note(&stage.0, &format!("warning: {text}")),
-            Event::Waiting { .. } | Event::StepStarted { .. } | Event::StepFinished { .. } => {}
+            Event::Waiting { .. } | Event::StepStarted { .. } => {}
         }
     }
 }

@@ -33,7 +33,7 @@ pub(crate) struct Options {
     /// Longest wait before a lost scheduler is looked for again [default: 1m]
     #[arg(long, value_name = "TIME")]
     pub(crate) max_reconnect_time: Option<String>,
-    /// Register only when a first health check passes
+    /// Register only when `obuild doctor` finds nothing broken and a first health check passes
     #[arg(long)]
     pub(crate) require_healthy: bool,
     /// Serve /metrics and /healthz at this address of this machine, such as `127.0.0.1:9101`
@@ -42,6 +42,18 @@ pub(crate) struct Options {
     /// Metrics of others that the scheduler may ask for
     #[arg(long, value_name = "NAME:URL", value_delimiter = ',')]
     pub(crate) additional_metrics: Vec<String>,
+    /// Write what is traced to this file instead of standard error
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log_file: Option<PathBuf>,
+    /// Begin that file anew when it has this size [default: 10MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) log_file_size: Option<String>,
+    /// Full files to keep beside it [default: 5]
+    #[arg(long, value_name = "N")]
+    pub(crate) log_file_count: Option<u32>,
+    /// Count jobs whose cache hint looks like this (`*` is any text) as N jobs; the first that fits counts
+    #[arg(long, value_name = "HINT=N")]
+    pub(crate) job_weight: Vec<String>,
     /// What is traced: error, warning, info or debug [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) verbosity: Option<String>,
@@ -174,10 +186,11 @@ impl Options {
             ($($field:ident),*) => { $(if self.$field.is_empty() { self.$field = file.$field; })* };
         }
         below!(connect, name, capacity, state_dir, job_timeout, max_log_size, max_reconnect_time);
+        below!(log_file, log_file_size, log_file_count);
         below!(metrics_listen, verbosity, git_ssh_key, git_known_hosts, obuilder_store);
         below!(obuilder_healthcheck, obuilder_prune_threshold, rsync_mode, home, uid, user_prefix);
         below!(slots, isolation, fuse);
-        below_list!(additional_metrics, git_file_root, images, allow_push);
+        below_list!(job_weight, additional_metrics, git_file_root, images, allow_push);
         self.require_healthy |= file.require_healthy;
         Ok(self)
     }

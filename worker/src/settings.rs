@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use obuild_worker::agent::Config;
+use obuild_worker::log_file::LogFile;
+use obuild_worker::weight::Weights;
 use obuilder_core::units::{parse_duration, parse_size};
 use ocluster::connect;
 
@@ -63,6 +65,8 @@ impl Settings {
             log_cap: size.map_err(|error| Stop::usage(format!("--max-log-size: {error}")))?,
             job_timeout: time("job-timeout", &options.job_timeout)?,
             linger: Duration::from_secs(5),
+            weights: weights(&options.job_weight)?,
+            patience: Duration::from_secs(30),
             additional_metrics: additional(&options.additional_metrics)?,
         };
         let seconds = options.obuilder_healthcheck.unwrap_or(600.0);
@@ -74,6 +78,18 @@ impl Settings {
         }
         let healthcheck = (!healthcheck.is_zero()).then_some(healthcheck);
         Ok(Self { agent, cap, state_dir, healthcheck, prune_threshold, options })
+    }
+
+    /// The file for what is traced, if there is to be one.
+    pub(crate) fn log_file(&self) -> Result<Option<LogFile>, Stop> {
+        let Some(path) = &self.options.log_file else { return Ok(None) };
+        let size = self.options.log_file_size.as_deref().map_or(Ok(10 << 20), parse_size);
+        let size = size.map_err(|error| Stop::usage(format!("--log-file-size: {error}")))?;
+        let file = LogFile::open(path, size, self.options.log_file_count.unwrap_or(5).min(1000));
+        let shown = path.display();
+        file.map(Some).map_err(|error| {
+            Stop::system(format!("failed to open the log file `{shown}`: {error}"))
+        })
     }
 
     /// The level of what is traced.
@@ -95,6 +111,10 @@ impl Settings {
 /// Reads a `.cap` file.
 pub(crate) fn read_cap(path: &std::path::Path) -> Result<ocluster::CapUri, Stop> {
     ocluster::cap_file::read(path).map_err(|error| Stop::usage(obuild_worker::text::chain(&error)))
+}
+
+fn weights(given: &[String]) -> Result<Weights, Stop> {
+    Weights::parse(given).map_err(|text| Stop::usage(format!("--job-weight: {text}")))
 }
 
 fn additional(given: &[String]) -> Result<Vec<(String, String)>, Stop> {

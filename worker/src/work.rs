@@ -22,7 +22,7 @@ use tokio::task::LocalSet;
 
 use crate::options::Options;
 use crate::settings::Settings;
-use crate::{Stop, backend};
+use crate::{Stop, backend, doctor};
 
 /// How often the store's room is looked at while jobs run.
 const LOOK: Duration = Duration::from_secs(60);
@@ -30,13 +30,16 @@ const LOOK: Duration = Duration::from_secs(60);
 /// Works until told to leave. The exit code says whether it was the operator (0) or the scheduler (1), in which case whoever
 /// has started this worker is to start it again.
 pub(crate) fn run(options: Options) -> Result<ExitCode, Stop> {
-    crate::trace(Settings::level(&options));
     let settings = Settings::new(options)?;
+    crate::trace(Settings::level(&settings.options), settings.log_file()?);
     let accepted = settings.options.accepted.given();
     if !accepted.is_empty() {
         tracing::warn!("without effect in this version: {}", accepted.join(", "));
     }
     let _alone = state_dir(&settings)?;
+    if settings.options.require_healthy {
+        doctor::gate(&settings.options)?;
+    }
     let metrics = Arc::new(Metrics::default());
     let jobs = Arc::new(jobs(&settings, &metrics)?);
     if settings.options.require_healthy
@@ -137,7 +140,7 @@ fn jobs(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Jobs, Stop> {
         _ => return Err(Stop::usage("--git-ssh-key and --git-known-hosts go together")),
     };
     let contexts = GitContexts::open(config).map_err(|error| Stop::system(chain(&error)))?;
-    let builder = backend::builder(settings)?;
+    let builder = backend::builder(settings, metrics)?;
     let space = builder.as_ref().map(|builder| {
         Space::new(builder.cache.clone(), settings.prune_threshold, metrics.clone())
     });

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::{Client, Running, Script, config, eventually, run, until, whole_log};
 use obuild_worker::agent::Leaving;
+use obuild_worker::weight::Weights;
 use ocluster::admin::AdminClient;
 use ocluster::connect::Options;
 use ocluster::job::JobClient;
@@ -137,6 +138,123 @@ fn whatever_call_fails_the_worker_comes_back() {
     assert!(agent.metrics.reconnects.load(Ordering::Relaxed) >= 4);
     scheduler
         .wait_until("one connection is left", |live| (live.connections, live.queues) == (1, 1));
+    scheduler.check();
+}
+
+#[test]
+fn a_scheduler_that_stalls_is_left_and_found_again() {
+    let scheduler = tls();
+    scheduler.plan(Call::Register, Fault::Stall);
+    scheduler.plan(Call::SetActive, Fault::Stall);
+    scheduler.plan(Call::SetActive, Fault::Fail);
+    scheduler.plan(Call::SetActive, Fault::Drop);
+    let mut config = config(scheduler.registration(), "w1", 1);
+    config.patience = Duration::from_millis(300);
+    let agent = Running::with(config, Script::default());
+    eventually("it has registered at last", || {
+        agent.metrics.registered.load(Ordering::Relaxed) == 1
+    });
+    // Told three times in vain, it says so again after each new registration.
+    agent.order(|control| control.pause(true));
+    eventually("it wants no jobs", || {
+        scheduler.live().faults == 0 && scheduler.active_workers().is_empty()
+    });
+    run(async {
+        let client = Client::new(&scheduler, "p").await;
+        let job = client.submit("x");
+        until("nobody takes it", || scheduler.live().waiting == 1).await;
+        agent.order(|control| control.pause(false));
+        assert_eq!(job.result().await.unwrap(), "x");
+    });
+    scheduler
+        .wait_until("one connection is left", |live| (live.connections, live.queues) == (1, 1));
+    scheduler.check();
+}
+
+#[test]
+fn connections_lost_in_the_middle_of_any_call_to_the_worker_do_not_harm_it() {
+    let scheduler = tls();
+    let agent = Running::start(&scheduler, "w1", 4);
+    for round in 0..8 {
+        scheduler.wait_until("the worker is there", |live| live.registrations > round);
+        run(async {
+            let client = Client::new(&scheduler, "p").await;
+            let session = ocluster::connect(scheduler.admin(), &Options::default()).await.unwrap();
+            let worker = AdminClient::of(&session).pool("p").worker("w1");
+            let job = client.submit("wait");
+            until_begun(&job).await;
+            // Each of these is asked, and the connection goes before, while or after it is answered.
+            let (log, result) = (job.log(i64::MAX / 2), job.result());
+            let (agent, other) =
+                (worker.metrics(MetricsSource::Agent), worker.additional_metric("x".into()));
+            let (end, cut) = (job.log(-1), async {
+                if round % 2 == 1 {
+                    tokio::task::yield_now().await;
+                }
+                scheduler.drop_worker("w1");
+            });
+            let all = async { tokio::join!(log, result, agent, other, end, job.cancel(), cut) };
+            let (log, result, ..) = all.await;
+            assert!(log.is_err() && result.is_err());
+        });
+        eventually("the job ends", || agent.executor.now.load(Ordering::SeqCst) == 0);
+    }
+    scheduler.wait_until("one connection is left", |live| {
+        (live.connections, live.queues, live.tickets) == (1, 1, 0)
+    });
+    scheduler.check();
+}
+
+#[test]
+fn heavy_jobs_take_the_place_of_several() {
+    let scheduler = tls();
+    let mut config = config(scheduler.registration(), "w1", 4);
+    config.weights = Weights::parse(&["heavy*=3".to_owned()]).unwrap();
+    let agent = Running::with(config, Script::default());
+    run(async {
+        let client = Client::new(&scheduler, "p").await;
+        let of = |hint: &str| JobDescr { cache_hint: hint.into(), ..JobDescr::obuilder("wait") };
+        let begun = |count| {
+            let executor = agent.executor.clone();
+            async move {
+                until("so many run", || executor.now.load(Ordering::SeqCst) == count).await;
+            }
+        };
+        let light = [client.submit_job(&of("light")), client.submit_job(&of(""))];
+        begun(2).await;
+        let heavy = client.submit_job(&of("heavy one"));
+        let mut text = String::new();
+        while !text.contains("made room for this heavy one\n") {
+            let at = i64::try_from(text.len()).unwrap();
+            text.push_str(&String::from_utf8_lossy(&heavy.log(at).await.unwrap().bytes));
+        }
+        // It is waited for: nobody who weighs less goes before it.
+        let late = client.submit_job(&of("late"));
+        until("nobody takes it", || scheduler.live().waiting == 1).await;
+        assert_eq!(agent.executor.now.load(Ordering::SeqCst), 2);
+        light[0].cancel().await.unwrap();
+        assert!(light[0].result().await.is_err());
+        begun(2).await;
+        assert_eq!(scheduler.live().waiting, 1, "there is room for no more");
+        for job in [&heavy, &light[1]] {
+            job.cancel().await.unwrap();
+            assert_eq!(job.result().await.unwrap_err().to_string(), "Build cancelled");
+        }
+        until_begun(&late).await;
+        for job in [&late] {
+            job.cancel().await.unwrap();
+            assert_eq!(job.result().await.unwrap_err().to_string(), "Build cancelled");
+        }
+        // One that waits can be called off.
+        let (one, two) = (client.submit_job(&of("heavy 1")), client.submit_job(&of("heavy 2")));
+        until_begun(&one).await;
+        until_begun(&two).await;
+        two.cancel().await.unwrap();
+        assert_eq!(two.result().await.unwrap_err().to_string(), "Build cancelled");
+        one.cancel().await.unwrap();
+        assert!(one.result().await.is_err());
+    });
+    eventually("nothing runs", || agent.executor.now.load(Ordering::SeqCst) == 0);
     scheduler.check();
 }
 

@@ -110,10 +110,8 @@ fn a_build_nobody_wants_any_more_is_stopped() {
     scheduler.check();
 }
 
-#[test]
-fn sources_come_from_git_and_secrets_with_the_job() {
-    let scheduler = scheduler();
-    let place = Place::new(&scheduler, 1);
+/// A repository with one commit.
+fn repository(place: &Place) -> (std::path::PathBuf, String) {
     let repository = place.path("repository");
     std::fs::create_dir(&repository).unwrap();
     let git = |args: &[&str]| {
@@ -128,6 +126,47 @@ fn sources_come_from_git_and_secrets_with_the_job() {
     git(&["add", "file"]);
     git(&["commit", "-q", "-m", "one"]);
     let commit = git(&["rev-parse", "HEAD"]);
+    (repository, commit)
+}
+
+#[test]
+fn who_shares_a_step_keeps_its_sources_when_another_goes() {
+    let scheduler = scheduler();
+    let place = Place::new(&scheduler, 1);
+    let (repository, commit) = repository(&place);
+    let root = repository.display().to_string();
+    let _worker = place.start(&["--git-file-root", &root]);
+    run(async {
+        let client = Client::new(&scheduler, "p").await;
+        let spec = "((from scratch) (shell /bin/sh -c) (run (shell \"echo begun; sleep 1\")) \
+                    (copy (src file) (dst file)) (run (shell \"cat file\")))";
+        let job = JobDescr {
+            repository: format!("file://{root}"),
+            commits: vec![commit],
+            ..JobDescr::obuilder(spec)
+        };
+        let (first, second) = (client.submit_job(&job), client.submit_job(&job));
+        for job in [&first, &second] {
+            let mut seen = String::new();
+            while !seen.contains("\nbegun\n") {
+                let at = i64::try_from(seen.len()).unwrap();
+                seen.push_str(&String::from_utf8_lossy(&job.log(at).await.unwrap().bytes));
+            }
+        }
+        first.cancel().await.unwrap();
+        assert_eq!(first.result().await.unwrap_err().to_string(), "Build cancelled");
+        let log = whole_log(&second).await;
+        assert!(log.contains("\nfrom git\n") && log.ends_with("Job succeeded\n"), "{log}");
+    });
+    place.assert_clean();
+    scheduler.check();
+}
+
+#[test]
+fn sources_come_from_git_and_secrets_with_the_job() {
+    let scheduler = scheduler();
+    let place = Place::new(&scheduler, 1);
+    let (repository, commit) = repository(&place);
     let root = repository.display().to_string();
     let _worker = place.start(&["--git-file-root", &root]);
     run(async {
@@ -348,13 +387,9 @@ fn room_is_made_when_there_is_too_little() {
     let scheduler = scheduler();
     let place = Place::new(&scheduler, 1);
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let command = place.command(&["--metrics-listen", &free.to_string()]);
     // Never is a whole volume free.
-    let args: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
-    let at = args.iter().position(|arg| arg == "--obuilder-prune-threshold").unwrap();
-    let mut changed = Command::new(command.get_program());
-    changed.args(&args[..=at]).arg("100").args(&args[at + 2..]).stderr(std::process::Stdio::null());
-    let mut worker = changed.spawn().unwrap();
+    let args = ["--metrics-listen", &free.to_string(), "--obuilder-prune-threshold", "100"];
+    let _worker = place.start(&args);
     run(async {
         let client = Client::new(&scheduler, "p").await;
         let job = client.submit("((from scratch) (shell /bin/sh -c) (run (shell \"echo one\")))");
@@ -367,8 +402,119 @@ fn room_is_made_when_there_is_too_little() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
-    worker.kill().unwrap();
-    worker.wait().unwrap();
+    scheduler.check();
+}
+
+#[test]
+fn a_worker_that_cannot_build_takes_no_jobs_until_it_can() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!(
+            "SKIP: a worker that becomes unhealthy: only root gives steps a home that breaks"
+        );
+        return;
+    }
+    let scheduler = scheduler();
+    let place = Place::new(&scheduler, 1);
+    let _worker = place.start(&["--obuilder-healthcheck", "0.05"]);
+    scheduler.wait_until("it is there", |live| live.registrations == 1);
+    // A store without a place for results cannot take any.
+    let (dir, away) = (place.path("store/result-tmp"), place.path("away"));
+    eventually("results are made there", || dir.exists());
+    std::fs::rename(&dir, &away).unwrap();
+    std::fs::write(&dir, "").unwrap();
+    eventually("it wants no jobs", || scheduler.active_workers().is_empty());
+    std::fs::remove_file(&dir).unwrap();
+    std::fs::rename(&away, &dir).unwrap();
+    eventually("it wants jobs again", || scheduler.active_workers() == ["w1"]);
+    run(async {
+        let client = Client::new(&scheduler, "p").await;
+        client.submit("((from scratch))").result().await.unwrap();
+    });
+    scheduler.check();
+}
+
+#[test]
+fn only_a_machine_that_can_build_is_registered_when_that_is_asked_for() {
+    let obuild = std::path::Path::new(env!("CARGO_BIN_EXE_obuild-worker")).with_file_name("obuild");
+    if !obuild.exists() {
+        eprintln!("SKIP: the doctor's gate: `obuild` is not built beside `obuild-worker`");
+        return;
+    }
+    let scheduler = scheduler();
+    let place = Place::new(&scheduler, 1);
+    let mut worker = place.start(&["--require-healthy"]);
+    scheduler.wait_until("it is there", |live| live.registrations == 1);
+    worker.signal(Signal::SIGKILL);
+    worker.ended();
+    // A home on another volume than the store keeps builds from running.
+    let mut worker = place.start(&["--require-healthy", "--home", "/proc/obuild-home"]);
+    assert_eq!(worker.ended().code(), Some(3), "{}", worker.said());
+    assert!(worker.said().contains("error: "), "{}", worker.said());
+    assert_eq!(scheduler.live().registrations, 1);
+    scheduler.check();
+}
+
+#[test]
+fn a_step_inherits_nothing_that_is_open_in_the_worker() {
+    let scheduler = scheduler();
+    let place = Place::new(&scheduler, 1);
+    let _worker = place.start(&[]);
+    run(async {
+        let client = Client::new(&scheduler, "p").await;
+        let job = client.submit(
+            "((from scratch) (shell /bin/sh -c) (run (shell \"cd /proc/self/fd && echo open *\")))",
+        );
+        let log = whole_log(&job).await;
+        let line = log.lines().find(|line| line.starts_with("open ")).unwrap().to_owned();
+        // The three that everybody has; a shell may hold one for itself.
+        assert!(line.split(' ').count() <= 5, "{line}");
+    });
+    scheduler.check();
+}
+
+#[test]
+fn hostile_jobs_do_not_harm_the_worker() {
+    let scheduler = scheduler();
+    let place = Place::new(&scheduler, 1);
+    let _worker = place.start(&["--max-log-size", "100KiB", "--job-timeout", "60s"]);
+    run(async {
+        let client = Client::new(&scheduler, "p").await;
+        let deep = "(".repeat(100_000);
+        let long = format!("((from scratch) (run (shell \"{}\")))", "x".repeat(1 << 20));
+        for spec in ["", ")", &deep, &long, "((from /etc))", "((from ../../x))", "((from -x))"] {
+            let job = client.submit(spec);
+            let shown: String = spec.chars().take(40).collect();
+            assert_eq!(job.result().await.unwrap_err().to_string(), "Build failed", "{shown}");
+        }
+        let secret = |id: &str, value: &[u8]| Secret { id: id.into(), value: value.to_vec() };
+        let many: Vec<_> = (0..101).map(|number| secret(&number.to_string(), b"x")).collect();
+        for secrets in [many, vec![secret("large", &vec![b'x'; 2 << 20])]] {
+            let job =
+                client.submit_job(&JobDescr { secrets, ..JobDescr::obuilder("((from scratch))") });
+            assert!(whole_log(&job).await.contains("too many secrets, or too large"));
+        }
+        let commits = vec!["0".repeat(40); 999];
+        let job = client.submit_job(&JobDescr {
+            commits,
+            repository: "https://127.0.0.1:1/x.git".into(),
+            ..JobDescr::obuilder("((from scratch))")
+        });
+        assert!(job.result().await.is_err());
+        let unknown = JobDescr { action: Action::Unknown(77), ..JobDescr::obuilder("") };
+        scheduler.submit(&unknown);
+        let flood = "((from scratch) (shell /bin/sh -c) (run (shell \"yes | head -c 10000000\")))";
+        let job = client.submit(flood);
+        let log = whole_log(&job).await;
+        assert!(
+            log.len() < 110_000 && log.contains("the log has reached its limit"),
+            "{}",
+            log.len()
+        );
+        assert!(log.ends_with("Job succeeded\n"));
+        // It still works.
+        client.submit("((from scratch))").result().await.unwrap();
+    });
+    place.assert_clean();
     scheduler.check();
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use capnp::message::{Reader, ReaderOptions};
 use capnp::serialize::{OwnedSegments, read_message};
 use capnp_rpc::rpc_capnp::{message, message_target, return_};
-use common::{Running, config};
+use common::{Numbers, Running, config};
 use obuild_worker::agent::Executor;
 use obuild_worker::job::Outcome;
 use obuild_worker::job_log::JobLog;
@@ -265,37 +265,25 @@ fn our_worker_answers_a_real_scheduler_as_the_real_worker_did() {
     assert_eq!(answers(&said), answers(&expected));
 }
 
-/// Numbers without end, the same in every run.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self, below: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % below as u64).unwrap()
-    }
-}
-
 #[test]
 fn garbled_messages_do_not_harm_the_worker() {
     let theirs = std::fs::read(recorded().join("worker.from-scheduler.bin")).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let uri = format!("capnp://insecure@{}/eHl6", listener.local_addr().unwrap());
     let agent = Running::with(config(&uri.parse().unwrap(), "w1", 1), common::Script::default());
-    let mut numbers = Numbers(0x5eed);
+    let mut numbers = Numbers::new(0x5eed);
     for round in 0..200 {
         let (mut stream, _) = listener.accept().unwrap();
         let mut bytes = theirs.clone();
-        for _ in 0..=numbers.next(8) {
-            let at = numbers.next(bytes.len());
+        for _ in 0..=numbers.below(8) {
+            let at = numbers.below(bytes.len());
             match round % 3 {
-                0 => bytes[at] ^= 1 << numbers.next(8),
-                1 => bytes[at] = u8::try_from(numbers.next(256)).unwrap(),
+                0 => bytes[at] ^= 1 << numbers.below(8),
+                1 => bytes[at] = u8::try_from(numbers.below(256)).unwrap(),
                 _ => drop(bytes.splice(at..(at + 8).min(bytes.len()), [0xff; 8])),
             }
         }
-        let end = numbers.next(bytes.len()) + 1;
+        let end = numbers.below(bytes.len()) + 1;
         // The worker may have hung up by now.
         let _ = stream.write_all(&bytes[..end]);
     }

@@ -6,6 +6,7 @@
 
 mod faults;
 mod guard;
+pub mod hostile;
 mod listener;
 mod pool;
 mod services;

@@ -130,7 +130,7 @@ impl Pool {
 }
 
 /// The description as it travels. A job of unknown kind gets its number in the place of the union's tag.
-fn encode(descr: &JobDescr) -> Vec<u8> {
+pub(super) fn encode(descr: &JobDescr) -> Vec<u8> {
     let mut message = capnp::message::Builder::new_default();
     let known = match descr.action {
         Action::Unknown(_) => {

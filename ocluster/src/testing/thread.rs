@@ -183,7 +183,7 @@ impl Scheduler {
     /// # Panics
     /// When it does not come to that.
     pub fn wait_until(&self, what: &str, wanted: impl Fn(&Live) -> bool) -> Live {
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + Duration::from_secs(120);
         loop {
             let live = self.live();
             if wanted(&live) {

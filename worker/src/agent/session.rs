@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
 
 use ocluster::job::JobClient;
 use ocluster::queue::QueueClient;
@@ -16,11 +15,6 @@ use crate::job::{Job, Outcome};
 use crate::job_log::JobLog;
 use crate::metrics::set;
 use crate::text::chain;
-
-/// Longest time that a scheduler may take to note something down.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest time that it may take to register a worker.
-const REGISTRATION: Duration = Duration::from_secs(60);
 
 impl<E: Executor> Agent<E> {
     /// Connects, registers and works; gives why it leaves, or what became of the scheduler.
@@ -38,7 +32,7 @@ impl<E: Executor> Agent<E> {
         let (queue, answer) = registration.register(name, WorkerClient::serve(desk), capacity);
         let queue = RefCell::new(queue);
         let registered = async {
-            let answer = tokio::time::timeout(REGISTRATION, answer).await;
+            let answer = tokio::time::timeout(self.config.patience, answer).await;
             let answer = answer.map_err(|_| "it does not answer".to_owned())?;
             let resolved =
                 answer.map_err(|error| format!("it does not register this worker: {error}"))?;
@@ -67,13 +61,14 @@ impl<E: Executor> Agent<E> {
                 .until(|s| {
                     s.leaving.get().is_some()
                         || s.paused.get() == active
-                        || s.running.get() < self.config.capacity
+                        || s.load.get() < self.config.capacity
                 })
                 .await;
             let wanted = !state.paused.get() && state.leaving.get().is_none();
             let queue = queue.borrow().clone();
             if wanted != active {
-                let told = tokio::time::timeout(PATIENCE, queue.set_active(wanted)).await;
+                let told =
+                    tokio::time::timeout(self.config.patience, queue.set_active(wanted)).await;
                 told.map_err(|_| "it does not answer".to_owned())?
                     .map_err(|error| error.to_string())?;
                 active = wanted;

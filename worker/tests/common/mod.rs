@@ -17,13 +17,13 @@ use ocluster::connect::Options;
 use ocluster::job::JobClient;
 use ocluster::submission::{SubmissionClient, TicketClient};
 use ocluster::testing::Scheduler;
-use ocluster::{Action, CapUri, JobDescr, Session};
+use ocluster::{Action, CapUri, ConnectError, JobDescr, Session};
 use tokio::task::LocalSet;
 
 /// Runs `test` as the programs run: on one thread, for a bounded time.
 pub fn run<F: Future>(test: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let bounded = async { tokio::time::timeout(Duration::from_secs(60), test).await };
+    let bounded = async { tokio::time::timeout(Duration::from_secs(300), test).await };
     LocalSet::new().block_on(&runtime, bounded).expect("the test ends in time")
 }
 
@@ -101,6 +101,8 @@ pub fn config(uri: &CapUri, name: &str, capacity: u32) -> Config {
         log_cap: 1 << 30,
         job_timeout: None,
         linger: Duration::from_secs(5),
+        weights: Default::default(),
+        patience: Duration::from_secs(20),
         additional_metrics: Vec::new(),
     }
 }
@@ -144,7 +146,7 @@ impl<E: Executor> Running<E> {
 
     /// Waits until it has left.
     pub fn left(&self) -> Leaving {
-        self.left.recv_timeout(Duration::from_secs(30)).expect("it leaves")
+        self.left.recv_timeout(Duration::from_secs(120)).expect("it leaves")
     }
 
     pub fn has_left(&self) -> bool {
@@ -171,9 +173,13 @@ pub struct Client {
 
 impl Client {
     pub async fn new(scheduler: &Scheduler, pool: &str) -> Self {
-        let session = ocluster::connect(scheduler.submission(), &Options::default()).await.unwrap();
+        Self::connect(scheduler.submission(), pool).await.unwrap()
+    }
+
+    pub async fn connect(uri: &CapUri, pool: &str) -> Result<Self, ConnectError> {
+        let session = ocluster::connect(uri, &Options::default()).await?;
         let submission = SubmissionClient::of(&session);
-        Self { session, submission, pool: pool.into() }
+        Ok(Self { session, submission, pool: pool.into() })
     }
 
     pub fn submit(&self, spec: &str) -> Submitted {
@@ -215,7 +221,7 @@ pub async fn whole_log(job: &JobClient) -> String {
 
 /// Looks again and again, for a bounded time, whether something has come true.
 pub fn eventually(what: &str, wanted: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(120);
     while !wanted() {
         assert!(Instant::now() < end, "it never came to this: {what}");
         std::thread::sleep(Duration::from_millis(5));
@@ -224,9 +230,25 @@ pub fn eventually(what: &str, wanted: impl Fn() -> bool) {
 
 /// The same for a test that is busy with connections meanwhile.
 pub async fn until(what: &str, wanted: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(120);
     while !wanted() {
         assert!(Instant::now() < end, "it never came to this: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Numbers without end, the same in every run.
+pub struct Numbers(u64);
+
+impl Numbers {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from((self.0 >> 16) % bound as u64).unwrap()
     }
 }

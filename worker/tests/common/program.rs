@@ -42,15 +42,19 @@ impl Place {
         let store = format!("rsync:{}", self.path("store").display());
         command
             .args(["--connect".as_ref(), self.path("pool.cap").as_os_str()])
-            .args(["--name", "w1", "--obuilder-healthcheck", "0", "--max-reconnect-time", "1s"])
+            .args(["--name", "w1", "--max-reconnect-time", "1s"])
             .args(["--obuilder-store", &store, "--user-prefix", uid::PREFIX])
             .args(["--uid", &self.uid.number().to_string(), "--slots", &self.slots.to_string()])
-            .args(["--obuilder-prune-threshold", "0"])
             .args(["--state-dir".as_ref(), self.path("state").as_os_str()])
             .args(args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("HOME", self.path("home"));
+        for flag in ["--obuilder-healthcheck", "--obuilder-prune-threshold"] {
+            if !args.contains(&flag) {
+                command.args([flag, "0"]);
+            }
+        }
         command
     }
 
@@ -61,6 +65,11 @@ impl Place {
         let child =
             self.command(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn();
         Worker { child: child.unwrap(), log }
+    }
+
+    /// The number of its first build user.
+    pub fn uid(&self) -> u32 {
+        self.uid.number()
     }
 
     /// What runs as this place's build users.
@@ -74,17 +83,24 @@ impl Place {
         entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
     }
 
-    /// Asserts that nothing is left behind by builds or jobs.
-    pub fn assert_clean(&self) {
-        for dir in [
+    /// What builds or jobs have left in the directories that are theirs while they run.
+    pub fn left_over(&self) -> Vec<String> {
+        let dirs = [
             "store/result-tmp",
             "store/cache-tmp",
             "store/home",
             "state/logs",
             "state/git/contexts",
-        ] {
-            assert_eq!(self.names(dir), [""; 0], "left in {dir}");
-        }
+        ];
+        let each = |dir: &str| {
+            self.names(dir).into_iter().map(|name| format!("{dir}/{name}")).collect::<Vec<_>>()
+        };
+        dirs.into_iter().flat_map(each).collect()
+    }
+
+    /// Asserts that nothing is left behind by builds or jobs.
+    pub fn assert_clean(&self) {
+        assert_eq!(self.left_over(), [""; 0], "left behind");
         assert_eq!(self.processes(), [""; 0], "left running");
     }
 }
@@ -106,7 +122,7 @@ impl Worker {
 
     /// Waits, for a bounded time, until it has ended.
     pub fn ended(&mut self) -> ExitStatus {
-        let end = Instant::now() + Duration::from_secs(60);
+        let end = Instant::now() + Duration::from_secs(120);
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
@@ -129,6 +145,24 @@ impl Worker {
     pub fn descriptors(&self) -> usize {
         fs::read_dir(Path::new("/proc").join(self.pid().to_string()).join("fd"))
             .map_or(0, Iterator::count)
+    }
+
+    /// Threads, where `/proc` tells.
+    pub fn threads(&self) -> usize {
+        fs::read_dir(Path::new("/proc").join(self.pid().to_string()).join("task"))
+            .map_or(0, Iterator::count)
+    }
+
+    /// How often its threads have gone to sleep and been woken, where `/proc` tells.
+    pub fn switches(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten();
+        let of = |path: PathBuf| {
+            let status = fs::read_to_string(path.join("status")).unwrap_or_default();
+            let line =
+                status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            line.and_then(|line| line.trim().parse::<u64>().ok()).unwrap_or(0)
+        };
+        tasks.map(|task| of(task.unwrap().path())).sum()
     }
 
     /// Bytes of memory in use, where `/proc` tells.
