@@ -52,15 +52,10 @@ pub(crate) fn gate(options: &Options) -> Result<(), Stop> {
     Err(Stop::system(format!("builds cannot run here: {}", broken.join("; "))))
 }
 
-/// `obuild doctor` with the settings of `options` and no others.
+/// `obuild doctor` with the settings of `options`, and none of a configuration file of its own.
 fn doctor(options: &Options) -> Command {
     let mut command = Command::new(obuild());
     command.arg("doctor").stdin(Stdio::null());
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("OBUILD_") {
-            command.env_remove(name);
-        }
-    }
     command.env("OBUILD_CONFIG", "/dev/null");
     let number = |number: u32| OsString::from(number.to_string());
     let text = |text: &Option<String>| text.as_ref().map(OsString::from);

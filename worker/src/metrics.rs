@@ -199,7 +199,7 @@ impl Metrics {
         let killed = get(&self.killed_steps);
         text.one("obuild_worker_kills_total", "counter", "Steps that were killed", killed);
         text.one("obuild_worker_slots", "gauge", "Steps that can run at once", get(&self.slots));
-        let warm = self.warm_trees.get().map_or(0, |count| count.0()) as f64;
+        let warm = self.warm_trees.get().map_or(0, |count| (count.0)()) as f64;
         text.one("obuild_worker_warm_trees", "gauge", "Trees kept for the next step", warm);
     }
 }

@@ -131,7 +131,7 @@ pub(crate) fn install(args: &Install) -> Result<ExitCode, Stop> {
 
 /// What is to be installed.
 fn described(args: &Install) -> Result<(Service, Unit), Stop> {
-    let words = [&["obuild-worker".to_owned()][..], &args.worker].concat();
+    let words = [&["obuild-worker".to_owned()][..], &args.worker[..]].concat();
     let given = Given::try_parse_from(words)
         .map_err(|error| Stop::usage(format!("after `--`: {}", error.to_string().trim_end())))?;
     let mut service = args.which.service()?;

@@ -81,11 +81,11 @@ impl Settings {
     }
 
     /// The file for what is traced, if there is to be one.
-    pub(crate) fn log_file(&self) -> Result<Option<LogFile>, Stop> {
-        let Some(path) = &self.options.log_file else { return Ok(None) };
-        let size = self.options.log_file_size.as_deref().map_or(Ok(10 << 20), parse_size);
+    pub(crate) fn log_file(options: &Options) -> Result<Option<LogFile>, Stop> {
+        let Some(path) = &options.log_file else { return Ok(None) };
+        let size = options.log_file_size.as_deref().map_or(Ok(10 << 20), parse_size);
         let size = size.map_err(|error| Stop::usage(format!("--log-file-size: {error}")))?;
-        let file = LogFile::open(path, size, self.options.log_file_count.unwrap_or(5).min(1000));
+        let file = LogFile::open(path, size, options.log_file_count.unwrap_or(5).min(1000));
         let shown = path.display();
         file.map(Some).map_err(|error| {
             Stop::system(format!("failed to open the log file `{shown}`: {error}"))

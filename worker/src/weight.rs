@@ -19,7 +19,8 @@ impl Weights {
     pub fn parse(rules: &[String]) -> Result<Self, String> {
         let rule = |rule: &String| {
             let (pattern, weight) = rule.rsplit_once('=')?;
-            let weight = weight.parse().ok().filter(|weight| (1..=HEAVIEST).contains(weight))?;
+            let weight =
+                weight.parse::<u32>().ok().filter(|weight| (1..=HEAVIEST).contains(weight))?;
             Some((pattern.to_owned(), weight))
         };
         let read = |text: &String| {

@@ -30,8 +30,9 @@ const LOOK: Duration = Duration::from_secs(60);
 /// Works until told to leave. The exit code says whether it was the operator (0) or the scheduler (1), in which case whoever
 /// has started this worker is to start it again.
 pub(crate) fn run(options: Options) -> Result<ExitCode, Stop> {
+    let options = options.with_file()?;
+    crate::trace(Settings::level(&options), Settings::log_file(&options)?);
     let settings = Settings::new(options)?;
-    crate::trace(Settings::level(&settings.options), settings.log_file()?);
     let accepted = settings.options.accepted.given();
     if !accepted.is_empty() {
         tracing::warn!("without effect in this version: {}", accepted.join(", "));

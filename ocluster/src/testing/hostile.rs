@@ -21,7 +21,6 @@ use crate::worker::{Metrics, MetricsSource, WorkerClient};
 /// When what is read the second time is something else.
 pub fn description(bytes: &[u8]) -> Option<JobDescr> {
     let whole = bytes.get(..bytes.len() & !7)?;
-    let read = |from: crate::schema_capnp::job_descr::Reader<'_>| Ok(JobDescr::read(from)?);
     let found = decode(whole, read).ok()?;
     // A kind that this version does not know cannot be written.
     if !matches!(found.action, crate::Action::Unknown(_)) {
@@ -30,6 +29,10 @@ pub fn description(bytes: &[u8]) -> Option<JobDescr> {
         assert_eq!(again, found);
     }
     Some(found)
+}
+
+fn read(from: crate::schema_capnp::job_descr::Reader<'_>) -> capnp::Result<JobDescr> {
+    Ok(JobDescr::read(from)?)
 }
 
 /// Has a worker register with a scheduler that says `bytes` whatever it is asked, and then hangs up.

@@ -23,8 +23,9 @@ fn shown(service: &Service, deed: Deed) -> String {
 
 /// A program that reads what others are to read; `None`, visibly, where it is not there.
 fn reader(program: &str, args: &[&str]) -> Option<Command> {
-    let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
-    if !found.status().is_ok_and(|status| status.success()) {
+    let mut command = Command::new(program);
+    let found = command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if !found.is_ok_and(|status| status.success()) {
         eprintln!("SKIP: what {program} makes of a unit: it is not here");
         return None;
     }
