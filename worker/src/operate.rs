@@ -1,7 +1,7 @@
 //! `obuild-worker install`, `uninstall`, `start`, `stop`, `status` and `logs`: the worker as a service of the system.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};

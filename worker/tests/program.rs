@@ -373,9 +373,14 @@ fn the_worker_shows_its_metrics() {
     let _worker = place.start(&["--metrics-listen", &free.to_string()]);
     scheduler.wait_until("it is there", |live| live.registrations == 1);
     run(async {
-        let page = obuild_worker::http::get(&format!("http://{free}/healthz")).await.unwrap();
-        assert_eq!(page.body, "ok\n");
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        // The scheduler knows of it a moment before it hears so itself.
+        let healthy = async || {
+            let page = obuild_worker::http::get(&format!("http://{free}/healthz")).await;
+            page.is_ok_and(|page| page.body == "ok\n")
+        };
+        while !healthy().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let page = obuild_worker::http::get(&format!("http://{free}/metrics")).await.unwrap();
         assert!(page.body.contains("obuild_worker_registered 1"));
     });

@@ -205,8 +205,8 @@ fn the_log_file_is_turned_when_it_is_full() {
     let log = machine.path("x.log");
     // Nobody listens there, so it has something to say again and again.
     let mut worker = Command::new(env!("CARGO_BIN_EXE_obuild-worker"));
-    worker.args(machine.worker()).args(["--max-reconnect-time", "10ms", "--log-file"]).arg(&log);
-    worker.args(["--log-file-size", "300", "--log-file-count", "2"]).env_clear();
+    worker.args(machine.worker()).args(["--max-reconnect-time", "1s", "--log-file"]).arg(&log);
+    worker.args(["--log-file-size", "150", "--log-file-count", "2"]).env_clear();
     let mut worker = worker.env("PATH", std::env::var_os("PATH").unwrap()).spawn().unwrap();
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while logs(machine.dir.path()).len() < 3 {
