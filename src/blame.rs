@@ -38,6 +38,9 @@ fn known_bases(error: &BuildError) -> Option<String> {
         _ => return None,
     };
     let FetchError::Unknown { known, .. } = fetch else { return None };
+    if known.is_empty() {
+        return None;
+    }
     let known: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
     Some(format!("the base images are {}; --images DIR looks elsewhere", known.join(", ")))
 }
@@ -60,6 +63,24 @@ fn is_configuration(error: &(dyn Error + 'static)) -> bool {
         matches!(error, HomeTaken(_) | OtherVolume { .. } | Unreachable { .. } | UserClash { .. })
     });
     wrong || error.source().is_some_and(is_configuration)
+}
+
+impl From<base_image::Error> for CommandError {
+    fn from(error: base_image::Error) -> Self {
+        use base_image::Error::{
+            Bring, Busy, Cancelled, Digest, Io, NoDigest, NoSource, NotOurs, Request, Slot, Syntax,
+            Table, Tree, Unknown,
+        };
+        let kind = match error {
+            Request(_) | Syntax { .. } | Table { .. } | NoSource { .. } | NoDigest { .. } => {
+                Kind::Usage
+            }
+            Digest { .. } | NotOurs(_) | Unknown { .. } => Kind::Usage,
+            Bring { .. } | Busy(_) | Slot { .. } | Tree { .. } | Io { .. } => Kind::System,
+            Cancelled => Kind::Interrupted,
+        };
+        CommandError::from_error(kind, &error).maybe_hint(error.hint())
+    }
 }
 
 impl From<CacheError> for CommandError {

@@ -35,6 +35,8 @@ enum Command {
     Log(command::log::Args),
     Inspect(command::inspect::Args),
     Shell(command::shell::Args),
+    Export(command::export::Args),
+    Import(command::import::Args),
     Delete(command::delete::Args),
     Gc(command::gc::Args),
     Clean(command::clean::Args),
@@ -42,6 +44,7 @@ enum Command {
     Dockerfile(command::dockerfile::Args),
     Healthcheck(command::healthcheck::Args),
     Setup(command::setup::Args),
+    BaseImage(command::base_image::Args),
     ServeTrees(command::serve_trees::Args),
     Doctor(command::doctor::Args),
     Completions(command::completions::Args),
@@ -89,6 +92,8 @@ impl Cli {
             Command::Log(args) => command::log::run(&args, &settings()?),
             Command::Inspect(args) => command::inspect::run(&args, &settings()?),
             Command::Shell(args) => command::shell::run(args, &settings()?),
+            Command::Export(args) => command::export::run(&args, &settings()?),
+            Command::Import(args) => command::import::run(&args, &settings()?),
             Command::Delete(args) => command::delete::run(&args, &settings()?),
             Command::Gc(args) => command::gc::run(&args, &settings()?),
             Command::Clean(args) => command::clean::run(&args, &settings()?),
@@ -97,6 +102,7 @@ impl Cli {
             Command::Healthcheck(args) => command::healthcheck::run(&args, &settings()?),
             Command::ServeTrees(args) => command::serve_trees::run(&args),
             Command::Setup(args) => command::setup::run(&args, &settings()?),
+            Command::BaseImage(args) => command::base_image::run(args, &settings()?),
             Command::Doctor(args) => command::doctor::run(&args, &settings()?),
             Command::Completions(args) => command::completions::run(&args),
             Command::Submit(args) => command::submit::run(&args),
@@ -106,8 +112,12 @@ impl Cli {
     }
 }
 
+/// The settings given to the innermost command, which is the one that is meant.
 fn collect_deep(matches: &ArgMatches) -> Vec<(Key, Vec<String>)> {
-    matches.subcommand().map(|(_, sub)| collect(sub)).unwrap_or_default()
+    match matches.subcommand() {
+        Some((_, sub)) => collect_deep(sub),
+        None => collect(matches),
+    }
 }
 
 /// Reads the configuration file and the environment beneath what the command line gave.

@@ -9,6 +9,7 @@ mod blame;
 mod cli;
 mod command;
 mod error;
+mod images;
 mod logging;
 mod nearest;
 mod output;

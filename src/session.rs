@@ -1,18 +1,24 @@
 //! Opens what commands work on: the store with its cache, and what builds need besides.
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use obuilder_core::bstr::BStr;
 use obuilder_core::cache::ResultCache;
+use obuilder_core::contracts::Image;
+use obuilder_core::error::FetchError;
 use obuilder_core::interpreter::Builder;
-use obuilder_core::{Fetcher, Sandbox, Store};
+use obuilder_core::{BuildLog, Cancel, Fetcher, Sandbox, Store};
 
 use fetch_dir::DirFetcher;
+use fetch_oci::{Cache, OciFetcher};
 use sandbox_macos::{BuildUserSandbox, Config, Fuse};
 use store_rsync::{RsyncStore, WarmTrees};
 
-use crate::error::CommandError;
+use crate::error::{CommandError, Kind};
+use crate::images::Images;
 use crate::output;
 use crate::settings::Settings;
 
@@ -52,6 +58,9 @@ pub(crate) fn sandbox(settings: &Settings) -> Result<Arc<dyn Sandbox>, CommandEr
     Ok(Arc::new(build_user_sandbox(settings, Vec::new())?))
 }
 
+/// The part of the home that prefixes show.
+const SHOWN: &str = "local";
+
 /// Makes the sandbox, as what it is. Steps do not see `secret` files, nor the store. (The caller's home, with keys
 /// and the like, the sandbox hides by itself; the configuration file says nothing that steps may not know.)
 pub(crate) fn build_user_sandbox(
@@ -65,7 +74,9 @@ pub(crate) fn build_user_sandbox(
     }
     let (users, isolation, limits) = (settings.users()?, settings.isolation(), settings.limits());
     let fuse = settings.fuse().map(served_by_ourselves).transpose()?;
-    let config = Config { users, hidden, isolation, limits, fuse, ..Config::new(settings.home()) };
+    let prefixes = settings.prefixes().into_iter().map(|prefix| (prefix, SHOWN.into())).collect();
+    let home = settings.home();
+    let config = Config { users, prefixes, hidden, isolation, limits, fuse, ..Config::new(home) };
     Ok(BuildUserSandbox::new(config)?)
 }
 
@@ -82,8 +93,49 @@ pub(crate) fn builder(settings: &Settings, secret: Vec<PathBuf>) -> Result<Build
     let cache = cache(settings)?;
     let sandbox = build_user_sandbox(settings, secret)?;
     sandbox.recover()?;
-    let fetcher: Arc<dyn Fetcher> = Arc::new(DirFetcher::new(settings.image_dirs()));
+    let fetcher = fetcher(settings)?;
     Ok(Builder { cache, sandbox: Arc::new(sandbox), fetcher })
+}
+
+/// What brings base images.
+pub(crate) fn fetcher(settings: &Settings) -> Result<Arc<dyn Fetcher>, CommandError> {
+    let dirs = DirFetcher::new(settings.image_dirs());
+    let oci = OciFetcher::new(settings.oci()?);
+    Ok(Arc::new(Images { dirs, oci, docker: settings.docker()? }))
+}
+
+/// Copies the image directory at `path`, with its environment, to `rootfs`.
+pub(crate) fn import_directory(
+    path: &Path,
+    rootfs: &Path,
+    cancel: &Cancel,
+) -> Result<Image, CommandError> {
+    let whole = path.canonicalize().ok();
+    let parts = whole.as_ref().and_then(|path| Some((path.parent()?, path.file_name()?)));
+    let Some((parent, name)) = parts else {
+        return Err(CommandError::usage(format!("there is no directory `{}`", path.display())));
+    };
+    let log = tempfile::tempfile().map(BuildLog::from_file).map_err(|error| {
+        CommandError::system("failed to make a temporary file").caused_by(&error)
+    })?;
+    let dirs = DirFetcher::new([parent.to_owned()]);
+    dirs.fetch(BStr::new(name.as_bytes()), rootfs, &log, cancel).map_err(fetch_failed)
+}
+
+/// What a failure to bring an image means outside of a build.
+pub(crate) fn fetch_failed(error: FetchError) -> CommandError {
+    match &error {
+        FetchError::Unknown { hint, .. } => {
+            CommandError::from_error(Kind::Usage, &error).hint(hint.clone())
+        }
+        FetchError::Cancelled(_) => CommandError::from_error(Kind::Interrupted, &error),
+        FetchError::Failed { .. } => CommandError::from_error(Kind::System, &error),
+    }
+}
+
+/// The layers of images from registries.
+pub(crate) fn layers(settings: &Settings) -> Cache {
+    Cache::new(settings.layers())
 }
 
 /// Says where the store is and how trees get into it.

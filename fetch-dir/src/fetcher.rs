@@ -30,6 +30,11 @@ impl DirFetcher {
         image::known(&self.dirs)
     }
 
+    /// Whether `base` is for this fetcher to bring or to refuse: `scratch`, and every name that a directory has.
+    pub fn claims(&self, base: &BStr) -> bool {
+        image::claims(&self.dirs, base)
+    }
+
     /// The directory behind `base`; `None` for the empty tree.
     fn find(&self, base: &BStr) -> Result<Option<Directory>, FetchError> {
         Ok(match image::find(&self.dirs, base)? {
@@ -74,5 +79,12 @@ impl Fetcher for DirFetcher {
             None => Ok(Image { env: Vec::new(), fingerprint: scratch() }),
             Some(directory) => directory.import(rootfs, log, cancel),
         }
+    }
+
+    fn origin(&self, base: &BStr) -> Option<String> {
+        Some(match self.find(base).ok()? {
+            None => "the empty tree".to_owned(),
+            Some(directory) => format!("the directory `{}`", directory.tree.display()),
+        })
     }
 }

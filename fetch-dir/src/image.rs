@@ -85,6 +85,15 @@ pub(crate) fn find(dirs: &[ImageDir], name: &BStr) -> Result<Source, FetchError>
     Ok(Source::Directory { tree, env: env_of(&path) })
 }
 
+/// Whether `name` is the empty tree or the name of a directory in one of `dirs`, be it an image or not.
+pub(crate) fn claims(dirs: &[ImageDir], name: &BStr) -> bool {
+    let file_name = OsStr::from_bytes(name);
+    name == SCRATCH
+        || !name.is_empty()
+            && !name.contains(&b'/')
+            && dirs.iter().any(|dir| dir.directory(file_name).is_some())
+}
+
 /// Names of all images, sorted. What cannot be listed has none.
 pub(crate) fn known(dirs: &[ImageDir]) -> Vec<String> {
     let mut names = vec![SCRATCH.to_owned()];
@@ -128,9 +137,6 @@ fn hint(dirs: &[ImageDir], known: &[String], name: &BStr) -> String {
     let places: Vec<_> = dirs.iter().map(|dir| format!("`{}`", dir.path.display())).collect();
     match places.as_slice() {
         [] => "no directory of images is configured; `scratch` is an empty tree".to_owned(),
-        _ => format!(
-            "put a directory of that name in {}; images are not brought from a registry",
-            places.join(" or ")
-        ),
+        _ => format!("put a directory of that name in {}", places.join(" or ")),
     }
 }

@@ -122,7 +122,7 @@ fn an_unknown_name_comes_with_the_known_ones_and_the_nearest() {
     {
         assert_eq!(ask(name).0, name);
     }
-    assert!(ask("ubuntu:24.04").2.contains("registry"));
+    assert!(ask("ubuntu:24.04").2.contains("put a directory"));
 }
 
 #[test]

@@ -2,8 +2,7 @@
 //!
 //! Everything a step does is blocking work on files and processes, so the contracts are plain blocking calls:
 //! one thread per running step, and one [`Cancel`] token to stop it. All three are shared between threads.
-//! [`crate::cache::ResultCache`] puts the index, the sharing of steps in progress and pruning on top of any store;
-//! [`crate::interpreter`] puts specs on top of that.
+//! [`crate::cache`] puts the index, shared steps and pruning on top of any store, [`crate::interpreter`] specs on top of that.
 
 use std::any::Any;
 use std::fmt;
@@ -73,8 +72,7 @@ pub trait Store: Send + Sync {
         Ok(0)
     }
 
-    /// Removes what killed processes left behind, never touching the work of live ones, and compares the store
-    /// with the ids that the index knows.
+    /// Removes what killed processes left behind, never the work of live ones; compares the store with the ids of the index.
     fn reconcile(&self, known: &[ResultId]) -> Result<Reconciled, StoreError>;
 
     /// Looks for what does not belong there or is not whole, `deep`ly at every file; puts it in order if it may `repair`.
@@ -162,10 +160,7 @@ impl Snapshot {
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Snapshot")
-            .field("id", &self.id)
-            .field("dir", &self.dir)
-            .finish_non_exhaustive()
+        write!(f, "Snapshot({} in {})", self.id, self.dir.display())
     }
 }
 
@@ -279,6 +274,11 @@ pub trait Fetcher: Send + Sync {
         log: &BuildLog,
         cancel: &Cancel,
     ) -> Result<Image, FetchError>;
+
+    /// Where `base` would come from, in words for people, without asking anybody; `None` where there is nothing to say.
+    fn origin(&self, _base: &BStr) -> Option<String> {
+        None
+    }
 }
 
 /// What an image is, so that a change behind its name is seen.

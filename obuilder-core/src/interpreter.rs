@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use bstr::{BString, ByteSlice};
 
+pub use base::saved_env;
 pub use error::{BuildError, CopyError, Kind};
 pub use plan::{Plan, PlanState, PlanStep};
 
@@ -179,6 +180,11 @@ impl State {
             workdir: text(&self.workdir),
             env: self.env.iter().map(|(name, value)| (text(name), text(value))).collect(),
             network: network.iter().map(text).collect(),
+            user: match &self.user {
+                root if *root == User::ROOT => None,
+                User::Ids { uid, gid } => Some(format!("{uid}:{gid}")),
+                User::Name(name) => Some(text(name)),
+            },
         }
     }
 

@@ -117,8 +117,8 @@ fn ensure_mounted(fuse: &Fuse, config: &Config) -> Result<()> {
     }
     tracing::info!(mount = %fuse.mount.display(), "starting the filesystem of build users");
     let log = beside(&fuse.mount, ".log");
-    let mut server = start(fuse, &mounts, &log)?;
-    wait_until_served(&mut server, &mounts, &log)
+    let server = start(fuse, &mounts, &log)?;
+    wait_until_served(server, &mounts, &log)
 }
 
 fn start(fuse: &Fuse, mounts: &[(PathBuf, PathBuf)], log: &Path) -> Result<Child> {
@@ -147,18 +147,30 @@ fn leave_session() -> io::Result<()> {
     }
 }
 
-fn wait_until_served(server: &mut Child, mounts: &[(PathBuf, PathBuf)], log: &Path) -> Result<()> {
+fn wait_until_served(mut server: Child, mounts: &[(PathBuf, PathBuf)], log: &Path) -> Result<()> {
     let begun = Instant::now();
     while !mounts.iter().all(|(at, _)| is_served(at)) {
         let ended = server.try_wait().map_err(Error::io("wait for the filesystem"))?;
         if ended.is_some() || begun.elapsed() > PATIENCE {
             let told = fs::read_to_string(log).unwrap_or_default().trim().replace('\n', "; ");
             let _ = server.kill();
+            reap(server)?;
             return Err(Error::NotServed(told));
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    Ok(())
+    reap(server)
+}
+
+/// Waits for the end of the server aside: it may outlive us, and when it ends first nothing of it is to stay.
+fn reap(mut server: Child) -> Result<()> {
+    let wait = move || {
+        if let Err(error) = server.wait() {
+            tracing::warn!(%error, "the end of the filesystem of build users was not seen");
+        }
+    };
+    let thread = std::thread::Builder::new().name("filesystem".into()).spawn(wait);
+    thread.map(drop).map_err(Error::io("start a thread"))
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<()> {

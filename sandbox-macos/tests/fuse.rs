@@ -85,6 +85,11 @@ fn a_server_that_was_killed_is_started_again() {
     while usrlocal_fs::status(&mount).is_ok() {
         assert!(begun.elapsed().as_secs() < 10, "it serves on");
     }
+    // Nothing of it stays, as it is a child of this process.
+    while std::path::Path::new(&format!("/proc/{server}")).exists() {
+        assert!(begun.elapsed().as_secs() < 10, "it is still there");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
     assert_eq!(fixture.sh("echo two"), (Outcome::Exited(0), "two\n".to_owned()));
     assert_ne!(usrlocal_fs::status(&mount).unwrap().server, server);
     assert!(user.sandbox().remove_users(&|_| {}).is_ok());

@@ -1,12 +1,13 @@
 //! `obuild gc`
 
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use obuilder_core::cache::{GcLimits, GcReport};
 
 use super::json::Collection;
 use crate::cli::Done;
-use crate::error::CommandError;
+use crate::error::{CommandError, Kind};
 use crate::settings::{Flags, Key, Set, Settings};
 use crate::{output, session, units};
 
@@ -34,7 +35,7 @@ struct Uses;
 
 impl Set for Uses {
     const KEYS: &'static [Key] =
-        &[Key::MaxSize, Key::MinFree, Key::OlderThan, Key::Store, Key::RsyncMode];
+        &[Key::MaxSize, Key::MinFree, Key::OlderThan, Key::Store, Key::RsyncMode, Key::Layers];
 }
 
 pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
@@ -48,8 +49,33 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
             "give --max-size, --min-free or --older-than; `obuild clean` deletes everything",
         ));
     }
-    let report = session::cache_to_make_room(settings)?.gc(&limits, args.dry_run)?;
+    let cache = session::cache_to_make_room(settings)?;
+    let scarce = match limits.min_free {
+        Some(least) => cache.store().usage()?.free < least,
+        None => false,
+    };
+    if !args.dry_run {
+        free_layers(settings, if scarce { Some(Duration::ZERO) } else { limits.older_than })?;
+    }
+    let report = cache.gc(&limits, args.dry_run)?;
     finish(&report, args.dry_run, args.json)
+}
+
+/// Deletes the layers of registry images that were not used for this long; they can be had again.
+pub(super) fn free_layers(
+    settings: &Settings,
+    unused_for: Option<Duration>,
+) -> Result<(), CommandError> {
+    let Some(unused_for) = unused_for else { return Ok(()) };
+    let before = SystemTime::now().checked_sub(unused_for).unwrap_or(SystemTime::UNIX_EPOCH);
+    match session::layers(settings).prune(before) {
+        Ok(0) => {}
+        Ok(freed) => {
+            output::note("note", format!("deleted layers of images, {}", units::size(freed)))
+        }
+        Err(error) => return Err(CommandError::from_error(Kind::System, &error)),
+    }
+    Ok(())
 }
 
 /// Prints a report; an error when something would not go.

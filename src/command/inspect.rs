@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use obuilder_core::ResultId;
+use obuilder_core::cache::meta::{Meta, MetaBase};
 use obuilder_core::cache::{Entry, Failure, ResultCache};
 use serde::{Serialize, Serializer};
 
@@ -36,6 +37,9 @@ struct Facts {
     failure: Option<Failure>,
     /// Bytes that deleting it would free.
     size: u64,
+    /// The image it was imported from, for a base image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<MetaBase>,
     /// Where its tree is, if it has one.
     tree: Option<PathBuf>,
     /// From the result up to its base.
@@ -71,8 +75,9 @@ fn facts(cache: &ResultCache, id: ResultId) -> Result<Facts, CommandError> {
     let children = entries.iter().filter(|entry| entry.parent.as_ref() == Some(&id));
     let children = children.map(|entry| entry.id.clone()).collect();
     let size = if snapshot.is_some() { cache.store().size(&id)? } else { 0 };
+    let image = snapshot.as_ref().and_then(|snapshot| Meta::read(snapshot.dir())?.base);
     let tree = snapshot.map(|snapshot| snapshot.rootfs());
-    Ok(Facts { id, result, failure, size, tree, ancestors, children })
+    Ok(Facts { id, result, failure, size, image, tree, ancestors, children })
 }
 
 fn as_facts<S: Serializer>(result: &Option<Entry>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -94,6 +99,10 @@ fn text(facts: &Facts) -> String {
         let kept = if failure.kept { "kept" } else { "not kept" };
         lines.push(("failed tree", kept.to_owned()));
         lines.push(("log", failure.log.display().to_string()));
+    }
+    if let Some(image) = &facts.image {
+        lines.push(("image", image.origin.clone().unwrap_or_else(|| image.name.clone())));
+        lines.push(("digest", image.digest.clone()));
     }
     lines.extend(facts.tree.iter().map(|tree| ("tree", tree.display().to_string())));
     lines.push(("size", units::size(facts.size)));

@@ -1,5 +1,6 @@
 //! One file for each subcommand.
 
+pub(crate) mod base_image;
 pub(crate) mod build;
 pub(crate) mod clean;
 pub(crate) mod cluster;
@@ -7,9 +8,11 @@ pub(crate) mod completions;
 pub(crate) mod delete;
 pub(crate) mod dockerfile;
 pub(crate) mod doctor;
+pub(crate) mod export;
 pub(crate) mod fsck;
 pub(crate) mod gc;
 pub(crate) mod healthcheck;
+pub(crate) mod import;
 pub(crate) mod inspect;
 mod json;
 pub(crate) mod log;

@@ -43,6 +43,9 @@ struct Row<'a> {
     id: Option<&'a ResultId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<&'a str>,
+    /// Where a base image would come from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<&'a str>,
 }
 
 pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
@@ -65,14 +68,15 @@ fn row(step: &PlanStep) -> Row<'_> {
         PlanState::Miss(id) => ("build", Some(id), None),
         PlanState::Unknown(why) => ("unknown", None, Some(why.as_str())),
     };
-    Row { stage: &step.stage.0, heading: &step.heading, state, id, why }
+    let origin = step.origin.as_deref();
+    Row { stage: &step.stage.0, heading: &step.heading, state, id, why, origin }
 }
 
 fn text(rows: &[Row<'_>]) -> String {
     let steps: Vec<_> = rows.iter().filter(|row| row.state != "context").collect();
     let cells = steps.iter().map(|row| {
         let id = row.id.map_or("-", ResultId::short).to_owned();
-        let why = row.why.map(|why| format!(" ({why})")).unwrap_or_default();
+        let why = row.why.or(row.origin).map(|why| format!(" ({why})")).unwrap_or_default();
         [row.state.to_owned(), id, format!("{}{why}", title(row.stage, row.heading))]
     });
     let cached = steps.iter().filter(|row| row.state == "cached").count();

@@ -26,8 +26,16 @@ pub(crate) struct Args {
 struct Uses;
 
 impl Set for Uses {
-    const KEYS: &'static [Key] =
-        &[Key::Slots, Key::Uid, Key::UserPrefix, Key::Fuse, Key::Home, Key::Store, Key::RsyncMode];
+    const KEYS: &'static [Key] = &[
+        Key::Slots,
+        Key::Uid,
+        Key::UserPrefix,
+        Key::Fuse,
+        Key::Home,
+        Key::Prefixes,
+        Key::Store,
+        Key::RsyncMode,
+    ];
 }
 
 pub(crate) fn run(args: &Args, settings: &Settings) -> Done {

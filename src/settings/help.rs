@@ -11,7 +11,8 @@ pub(crate) fn with_values_in_force(command: Command, settings: &Settings) -> Com
         Some(setting) => arg.help(text(setting, settings)),
         None => arg,
     };
-    command.mut_subcommands(|sub| sub.mut_args(explain))
+    command
+        .mut_subcommands(|sub| sub.mut_args(explain).mut_subcommands(|sub| sub.mut_args(explain)))
 }
 
 fn text(setting: &Setting, settings: &Settings) -> String {

@@ -5,6 +5,7 @@
 mod config;
 mod flags;
 mod help;
+mod images;
 mod place;
 mod resolve;
 mod sets;

@@ -86,7 +86,7 @@ impl Settings {
         }
     }
 
-    fn text(&self, key: Key) -> &str {
+    pub(super) fn text(&self, key: Key) -> &str {
         self.of(key).0.first().map_or("", String::as_str)
     }
 
@@ -125,6 +125,16 @@ impl Settings {
     /// The canonical home.
     pub(crate) fn home(&self) -> PathBuf {
         self.text(Key::Home).into()
+    }
+
+    /// What shows the home's `local` to steps; the first is where base images have Homebrew.
+    pub(crate) fn prefixes(&self) -> Vec<PathBuf> {
+        self.of(Key::Prefixes).0.iter().map(PathBuf::from).collect()
+    }
+
+    /// The file that says where the parts of base images come from.
+    pub(crate) fn sources(&self) -> PathBuf {
+        self.text(Key::Sources).into()
     }
 
     /// The build users, one for each slot.
@@ -205,7 +215,13 @@ mod tests {
     use super::*;
 
     fn place() -> Place {
-        Place { data: "/data".into(), config: "/c.toml".into(), homes: Some("/Users".into()) }
+        Place {
+            data: "/data".into(),
+            config: "/c.toml".into(),
+            homes: Some("/Users".into()),
+            docker: None,
+            prefix: "/usr/local".into(),
+        }
     }
 
     fn resolve(

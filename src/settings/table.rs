@@ -21,10 +21,32 @@ pub(crate) enum Key {
     FastSync,
     /// Where base images are looked for.
     Images,
+    /// What brings images from registries.
+    Fetcher,
+    /// When registries are asked.
+    Pull,
+    /// Which image of several.
+    Platform,
+    /// Where layers are kept.
+    Layers,
+    /// Most bytes that an image may unpack to.
+    MaxImageSize,
+    /// Whether device nodes of images are made.
+    ImageDevices,
+    /// Registries that are spoken to without TLS.
+    PlainHttp,
+    /// Certificates of registries.
+    CaFile,
+    /// Docker's configuration file.
+    DockerConfig,
+    /// How often registries are asked again.
+    Retries,
     /// Where steps are shown their trees by a FUSE filesystem.
     Fuse,
     /// Where every build sees its home.
     Home,
+    /// What shows `~/local` to steps.
+    Prefixes,
     /// The build user's number.
     Uid,
     /// What the build user's name begins with.
@@ -53,6 +75,8 @@ pub(crate) enum Key {
     MinFree,
     /// Results unused for so long may go.
     OlderThan,
+    /// Where the parts of base images come from.
+    Sources,
 }
 
 /// How many values a setting takes.
@@ -97,7 +121,7 @@ impl Setting {
 }
 
 /// Every setting, in the order of [`Key`].
-pub(crate) static SETTINGS: [Setting; 20] = [
+pub(crate) static SETTINGS: [Setting; 32] = [
     Setting {
         key: Key::Store,
         name: "store",
@@ -139,6 +163,99 @@ pub(crate) static SETTINGS: [Setting; 20] = [
         },
     },
     Setting {
+        key: Key::Fetcher,
+        name: "fetcher",
+        value_name: "HOW",
+        help: "Bring images from registries by obuild itself (oci), or by an installed docker",
+        form: Form::One,
+        check: |text| super::images::by_docker(text).map(drop),
+        default: |_, _| vec!["oci".into()],
+    },
+    Setting {
+        key: Key::Pull,
+        name: "pull",
+        value_name: "WHEN",
+        help: "Ask registries for images that are missing, always (so that a changed tag is seen) or never",
+        form: Form::One,
+        check: |text| super::images::pull(text).map(drop),
+        default: |_, _| vec!["missing".into()],
+    },
+    Setting {
+        key: Key::Platform,
+        name: "platform",
+        value_name: "OS/ARCH",
+        help: "Take the image for this platform where there are several, as linux/arm64",
+        form: Form::One,
+        check: |text| fetch_oci::Platform::parse(text).map(drop).map_err(|e| e.to_string()),
+        default: |_, _| Vec::new(),
+    },
+    Setting {
+        key: Key::Layers,
+        name: "layers",
+        value_name: "DIR",
+        help: "Keep the layers of images from registries here",
+        form: Form::One,
+        check: not_empty,
+        default: |place, _| vec![place.data.join("layers").display().to_string()],
+    },
+    Setting {
+        key: Key::MaxImageSize,
+        name: "max-image-size",
+        value_name: "SIZE",
+        help: "Refuse images that unpack to more than this",
+        form: Form::One,
+        check: some_size,
+        default: |_, _| vec!["64GiB".into()],
+    },
+    Setting {
+        key: Key::ImageDevices,
+        name: "image-devices",
+        value_name: "BOOL",
+        help: "Make the device nodes of images, which only root can; else they are left out",
+        form: Form::Switch,
+        check: |text| switch(text).map(drop),
+        default: |_, _| vec!["false".into()],
+    },
+    Setting {
+        key: Key::PlainHttp,
+        name: "plain-http",
+        value_name: "HOSTS",
+        help: "Speak to these registries without TLS, as HOST or HOST:PORT, parted by commas; loopback is anyway",
+        form: Form::One,
+        check: not_empty,
+        default: |_, _| Vec::new(),
+    },
+    Setting {
+        key: Key::CaFile,
+        name: "ca-file",
+        value_name: "FILE",
+        help: "Trust registries by the certificates in this PEM file instead of Mozilla's",
+        form: Form::One,
+        check: not_empty,
+        default: |_, _| Vec::new(),
+    },
+    Setting {
+        key: Key::DockerConfig,
+        name: "docker-config",
+        value_name: "FILE",
+        help: "Take credentials for registries from this configuration file of Docker's",
+        form: Form::One,
+        check: not_empty,
+        default: |place, _| place.docker.iter().map(|file| file.display().to_string()).collect(),
+    },
+    Setting {
+        key: Key::Retries,
+        name: "retries",
+        value_name: "N",
+        help: "Ask a registry again so often when it fails, waiting longer each time",
+        form: Form::One,
+        check: |text| match text.parse::<u8>() {
+            Ok(_) => Ok(()),
+            Err(_) => Err(format!("`{text}` is not a number from 0 to 255")),
+        },
+        default: |_, _| vec!["5".into()],
+    },
+    Setting {
         key: Key::Fuse,
         name: "fuse",
         value_name: "DIR",
@@ -161,6 +278,15 @@ pub(crate) static SETTINGS: [Setting; 20] = [
             let root = settings.store().map(|store| store.path);
             root.map(|root| root.join("home").display().to_string()).into_iter().collect()
         },
+    },
+    Setting {
+        key: Key::Prefixes,
+        name: "prefixes",
+        value_name: "DIR",
+        help: "Show the home's `local` to steps at this directory, which must be there; may be given several times",
+        form: Form::Paths,
+        check: absolute,
+        default: |place, _| vec![place.prefix.display().to_string()],
     },
     Setting {
         key: Key::Uid,
@@ -288,6 +414,17 @@ pub(crate) static SETTINGS: [Setting; 20] = [
         check: |text| units::parse_duration(text).map(drop),
         default: |_, _| Vec::new(),
     },
+    Setting {
+        key: Key::Sources,
+        name: "sources",
+        value_name: "FILE",
+        help: "Read where the parts of base images come from in this file",
+        form: Form::One,
+        check: not_empty,
+        default: |place, _| {
+            vec![place.config.with_file_name("base-images.toml").display().to_string()]
+        },
+    },
 ];
 
 /// More build users than this are a slip of the finger.
@@ -393,8 +530,15 @@ mod tests {
             (Key::Store, "rsync:/a", "rsyn:/a"),
             (Key::RsyncMode, "copy", "copied"),
             (Key::Images, "images", ""),
+            (Key::Fetcher, "docker", "podman"),
+            (Key::Pull, "always", "sometimes"),
+            (Key::Platform, "linux/arm64", "linux"),
+            (Key::MaxImageSize, "5G", "0"),
+            (Key::ImageDevices, "true", "some"),
             (Key::Fuse, "/homes", "homes"),
             (Key::Home, "/home", "home"),
+            (Key::Prefixes, "/opt/homebrew", "homebrew"),
+            (Key::Sources, "sources.toml", ""),
             (Key::Uid, "705", "0"),
             (Key::Uid, "1", "4294967295"),
             (Key::UserPrefix, "mac", "Mac"),

@@ -83,7 +83,13 @@ impl Ahead {
             let linked = link_tree(&base, &result.dir.join("rootfs"), &options);
             fault::point("ahead-linked");
             match linked {
-                Ok(linked) if linked.is_faithful() => return Some(result),
+                Ok(linked) if linked.is_faithful() => {
+                    // So that the commit waits for the changes alone; it finds out itself when the disk fails.
+                    if let Err(error) = store.sync_volume() {
+                        tracing::debug!(%error, "what was begun is not on the disk yet");
+                    }
+                    return Some(result);
+                }
                 Ok(_) => {}
                 Err(error) => tracing::debug!(%error, "a result is not begun while its step runs"),
             }

@@ -9,6 +9,7 @@ mod platform;
 #[path = "macos/mod.rs"]
 mod platform;
 
+pub mod registry;
 pub mod running;
 pub mod ten;
 pub mod trees;
@@ -100,6 +101,8 @@ impl World {
             .env("OBUILD_CONFIG", self.path("config.toml"))
             .env("OBUILD_STORE", format!("rsync:{}", self.store().display()))
             .env("OBUILD_IMAGES", self.path("images"))
+            .env("OBUILD_LAYERS", self.path("layers"))
+            .env("OBUILD_PULL", "never")
             .env("OBUILD_UID", self.uid.number().to_string())
             .env("OBUILD_USER_PREFIX", uid::PREFIX)
             .env("OBUILD_SLOTS", self.slots.to_string())

@@ -37,6 +37,7 @@ mod digest;
 mod remove;
 mod share;
 mod size;
+mod special;
 mod sync;
 
 #[cfg(target_os = "linux")]
@@ -64,5 +65,6 @@ pub use scan::index_tree;
 pub use share::{Shared, Trust, share_identical};
 pub use size::{TreeSize, tree_size};
 pub use snapshot::{Known, Snapped, snapshot_tree};
+pub use special::{make_device, make_fifo};
 pub use sync::{sync_dir, sync_tree, sync_volume};
 pub use verify::check_index;

@@ -156,7 +156,8 @@ fn a_tree_is_brought_from_any_snapshot_to_any_other() {
             assert_same(&tree, &to);
             let other = dir.path().join(random.below(round + 1).to_string());
             let plan = plan_change(&index, &other).unwrap();
-            assert_eq!(plan.cost() == 0, other == to || shape(&other) == shape(&to), "{plan:?}");
+            // What has the same shape may still have other contents.
+            assert!(if plan.cost() == 0 { shape(&other) == shape(&to) } else { other != to });
             let (draft, copied) =
                 bring_tree(&tree, &index, plan, &other, &Options::default()).unwrap();
             assert_eq!(copied.skipped, Vec::<PathBuf>::new());

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::io::{Errno, Result};
 
 use crate::call::{Caller, Operation};
+use crate::first::FirstNames;
 use crate::meta::Meta;
 use crate::metrics::Metrics;
 use crate::node::{Node, TOP};
@@ -23,6 +24,7 @@ use crate::view::Views;
 pub(crate) struct Core {
     pub(crate) views: Views,
     pub(crate) nodes: Nodes,
+    pub(crate) first_names: FirstNames,
     pub(crate) files: Opened<OpenFile>,
     pub(crate) directories: Opened<OpenDirectory>,
     pub(crate) metrics: Metrics,
@@ -46,7 +48,7 @@ impl Call<'_> {
     /// The node that the caller means by `number`.
     pub(crate) fn node(&self, number: u64) -> Result<Arc<Node>> {
         let node = if number == TOP {
-            self.core.views.of(self.caller.uid, &self.core.metrics)?.top.clone()
+            self.core.views.of(self.caller, &self.core.metrics)?.top.clone()
         } else {
             let node = self.core.nodes.get(number)?;
             // A name that the kernel took from another user's view: let it look the whole path up again.

@@ -20,6 +20,7 @@ use crate::call::Operation;
 use crate::core::{Call, Core};
 use crate::ops::attributes::Changes;
 use crate::ops::extended::Value;
+use crate::ops::files::Writer;
 use crate::ops::names::Found;
 use crate::os;
 
@@ -346,9 +347,14 @@ impl Filesystem for Fs {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let as_caller = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        match self
-            .serve(request, Operation::Write, |call| call.write(file.0, offset, data, as_caller))
+        let writer = if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+            Writer::Caller
+        } else if flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            Writer::Owner
+        } else {
+            Writer::Server
+        };
+        match self.serve(request, Operation::Write, |call| call.write(file.0, offset, data, writer))
         {
             Ok(written) => reply.written(written),
             Err(error) => reply.error(error),

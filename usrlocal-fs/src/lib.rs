@@ -10,9 +10,11 @@
 //! tree). A user without an entry sees what was there before the mount, another directory, or nothing. A link is replaced
 //! atomically and counts from the next access on; what is open stays open.
 //!
-//! No user may be able to change a directory on the way to a tree, as its path is followed with the server's rights: a user
-//! who put a symlink there would see what lies in closed directories, or stop the server. What is inside the tree is the
-//! user's.
+//! The way to a tree is followed with the server's rights as far as nobody but root can change it. From the first directory
+//! that belongs to somebody else, or that others may write to, a tree is shown only if its user could walk there, and without
+//! symlinks: a tree in a user's home is fine, and a user who puts something else in its place sees what it could see anyway.
+//! A tree that is refused is told in the log, once for each link. Nothing may be mounted to be served in a directory that a
+//! user can rename.
 //!
 //! # How it keeps users apart
 //!
@@ -35,9 +37,10 @@
 //! Where the kernel reads and writes open files by itself, a file with set-user-id or set-group-id that somebody has open
 //! loses them when it is opened to write, not when it is first written; given to it while root has it open, they stay.
 //!
-//! A tree on a filesystem without file handles (overlayfs), and what is mounted inside a tree, costs the server a descriptor
-//! for each file that the kernel knows; when there are no more, all users get `EMFILE`. A tree that is shown no more stays
-//! open, so that it cannot be unmounted, until its user has looked at the mount again and the kernel has forgotten the tree.
+//! Where the filesystem has no file handles (overlayfs), a file is found again by the name that it had last, in its directory: one
+//! that was renamed or replaced other than through the mount is looked up anew. Descriptors are kept of a bounded number of
+//! directories, and of one in each mount inside a tree. A tree that is shown no more is let go within a second, and can be
+//! unmounted once nobody uses what is in it.
 //!
 //! What the kernel has one of for all users shows at the first level, the names directly in the mount point:
 //!
@@ -57,6 +60,7 @@ mod call;
 mod config;
 mod core;
 mod error;
+mod first;
 mod fs;
 mod meta;
 mod metrics;
@@ -69,6 +73,7 @@ mod scoreboard;
 mod status;
 mod supervisor;
 mod view;
+mod way;
 
 #[cfg(target_os = "linux")]
 mod linux;

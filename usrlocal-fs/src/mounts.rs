@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::config::{Config, MountPoint};
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::first::{FirstNames, Sweeper};
 use crate::fs::Fs;
 use crate::meta::Meta;
 use crate::metrics::Metrics;
@@ -52,6 +53,7 @@ struct Served {
     at: PathBuf,
     core: Arc<Core>,
     thread: Option<JoinHandle<std::io::Result<()>>>,
+    sweeper: Option<Sweeper>,
 }
 
 impl Mounts {
@@ -73,6 +75,7 @@ impl Mounts {
             let core = Arc::new(Core {
                 views,
                 nodes: Nodes::new(keep.clamp(64, 16_384)),
+                first_names: FirstNames::default(),
                 files: Opened::default(),
                 directories: Opened::default(),
                 metrics: Metrics::default(),
@@ -124,7 +127,12 @@ impl Mounts {
         let device = os::mount::mount(&at)?;
         // From here on the mount is taken away again whatever fails.
         let place = self.served.len();
-        self.served.push(Served { at: at.clone(), core: core.clone(), thread: None });
+        self.served.push(Served {
+            at: at.clone(),
+            core: core.clone(),
+            thread: None,
+            sweeper: None,
+        });
         let mut options = fuser::Config::default();
         let (threads, cloned) = os::mount::threads(config.workers);
         options.n_threads = Some(threads);
@@ -132,8 +140,11 @@ impl Mounts {
         options.acl = SessionACL::All;
         let session = Session::from_fd(Fs(core.clone()), device, SessionACL::All, options)
             .map_err(Error::path("agree with the kernel on the mount at", &at))?;
+        let notifier = session.notifier();
         let thread = thread::Builder::new().name("usrlocal-fs".into()).spawn(move || session.run());
         self.served[place].thread = Some(thread.map_err(Error::io("start a thread"))?);
+        let sweeper = Sweeper::start(core, notifier).map_err(Error::io("start a thread"))?;
+        self.served[place].sweeper = Some(sweeper);
         let shown = os::special::device_without_asking(&c_path(&at))
             .map_err(Error::path("look at the mount at", &at))?;
         if let Some(supervisor) = &mut self.supervisor {
@@ -169,6 +180,9 @@ impl Drop for Mounts {
 
 impl Served {
     fn end(self) -> Result<()> {
+        if let Some(sweeper) = self.sweeper {
+            sweeper.end();
+        }
         let finished = self.thread.as_ref().is_some_and(JoinHandle::is_finished);
         if !finished {
             os::mount::unmount(&self.at)?;

@@ -1,15 +1,19 @@
 //! A file or directory of one view, as the kernel knows it.
 
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use fuser::{BackingId, FileType};
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 
 use crate::meta::{Meta, Time};
 use crate::os::handle::{Handle, LOOK};
 use crate::view::View;
+
+/// How deep a file is looked for again: deeper than a path can be long.
+const DEEPEST: usize = 2048;
 
 /// The number of the top directory, which is another node for every view.
 pub(crate) const TOP: u64 = 1;
@@ -36,6 +40,8 @@ pub(crate) struct State {
     pub(crate) open: Weak<OwnedFd>,
     /// What the kernel reads and writes by itself, shared by all who have the file open.
     pub(crate) backing: Weak<BackingId>,
+    /// Where it was found last, where there is no other way to find it again.
+    pub(crate) place: Option<(Arc<Node>, CString)>,
     /// How many have the file open through us, not through `backing`; never both.
     pub(crate) plain: u32,
 }
@@ -102,31 +108,66 @@ impl Node {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// It was found as `name` in `parent`.
+    pub(crate) fn found_at(&self, parent: &Arc<Self>, name: &CStr) {
+        if self.handle.placed().is_none() {
+            return;
+        }
+        let before = self.state().place.replace((parent.clone(), name.to_owned()));
+        drop(before);
+    }
+
     /// A descriptor to look at it or below it, kept from before.
     pub(crate) fn kept(&self) -> Option<Arc<OwnedFd>> {
         match &self.handle {
             Handle::Held(fd) => Some(fd.clone()),
-            Handle::Named { .. } => self.state().kept.clone(),
+            _ => self.state().kept.clone(),
         }
     }
 
     /// A new descriptor to look at it or below it.
     pub(crate) fn reach(&self) -> Result<Arc<OwnedFd>> {
-        match self.handle.open(self.view.top.as_fd(), LOOK) {
-            Ok(fd) => Ok(Arc::new(fd)),
+        let opened = match self.handle.placed() {
+            Some(file) => self.reach_at_place(file, 0),
+            None => self.handle.open(self.view.top.as_fd(), LOOK).map(Arc::new),
+        };
+        match opened {
             Err(Errno::STALE) => self.state().open.upgrade().ok_or(Errno::STALE),
-            Err(error) => Err(error),
+            result => result,
         }
     }
 
     /// Opens it to read or write.
     pub(crate) fn open(&self, flags: OFlags) -> Result<OwnedFd> {
-        match self.handle.open(self.view.top.as_fd(), flags) {
+        let top = self.view.top.as_fd();
+        if self.handle.placed().is_some() {
+            return Handle::Held(self.reach()?).open(top, flags);
+        }
+        match self.handle.open(top, flags) {
             Err(Errno::STALE) => {
                 let open = self.state().open.upgrade().ok_or(Errno::STALE)?;
-                Handle::Held(open).open(self.view.top.as_fd(), flags)
+                Handle::Held(open).open(top, flags)
             }
             result => result,
         }
+    }
+
+    /// Opens it where it was found last, if it is still there.
+    fn reach_at_place(&self, file: (u64, u64), depth: usize) -> Result<Arc<OwnedFd>> {
+        let place = self.state().place.clone();
+        let (parent, name) = place.filter(|_| depth < DEEPEST).ok_or(Errno::STALE)?;
+        let dir = match (parent.kept(), parent.handle.placed()) {
+            (Some(dir), _) => dir,
+            (None, Some(file)) => parent.reach_at_place(file, depth + 1)?,
+            (None, None) => parent.reach()?,
+        };
+        let flags = LOOK | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(&dir, &name, flags, Mode::empty()) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Err(Errno::STALE),
+            result => result?,
+        };
+        let meta = crate::os::meta::of_fd(fd.as_fd())?;
+        let same = (meta.device, meta.inode) == file && meta.kind() == self.kind;
+        if same { Ok(Arc::new(fd)) } else { Err(Errno::STALE) }
     }
 }

@@ -20,11 +20,21 @@ const MADE_UP: u64 = 1 << (INODE_BITS - 1);
 
 type Shard = HashMap<u64, (Arc<Node>, u64)>;
 
+/// What a made-up number stands for: a view, a device and an inode number.
+type File = (u16, u64, u64);
+
+/// Made-up numbers of files that have a node, both ways.
+#[derive(Debug, Default)]
+struct MadeUp {
+    numbers: HashMap<File, u64>,
+    files: HashMap<u64, File>,
+}
+
 /// All nodes of one mount.
 #[derive(Debug)]
 pub(crate) struct Nodes {
     shards: [Mutex<Shard>; SHARDS],
-    made_up: Mutex<HashMap<(u16, u64, u64), u64>>,
+    made_up: Mutex<MadeUp>,
     next_made_up: AtomicU64,
     /// Directories with a kept descriptor, the longest kept first.
     kept: Mutex<VecDeque<Weak<Node>>>,
@@ -68,7 +78,8 @@ impl Nodes {
             metrics.nodes.add(true);
             return Ok(node.clone());
         }
-        let fresh = Arc::new(Node::new(view.clone(), number, meta, handle()?));
+        let handle = handle().inspect_err(|_| self.unused(number))?;
+        let fresh = Arc::new(Node::new(view.clone(), number, meta, handle));
         metrics.nodes.add(false);
         let mut shard = self.shard(number);
         let (node, count) = shard.entry(number).or_insert_with(|| (fresh.clone(), 0));
@@ -83,16 +94,25 @@ impl Nodes {
     /// The kernel forgets `count` of what it was told.
     pub(crate) fn forget(&self, number: u64, count: u64) {
         let mut shard = self.shard(number);
-        let Some((node, known)) = shard.get_mut(&number) else { return };
+        let Some((_, known)) = shard.get_mut(&number) else { return };
         *known = known.saturating_sub(count);
         if *known == 0 {
-            let made_up = number & MADE_UP != 0;
-            let index = node.view.index;
-            shard.remove(&number);
+            let gone = shard.remove(&number);
             drop(shard);
-            if made_up {
-                self.made_up().retain(|key, made| key.0 != index || *made != number);
-            }
+            self.unused(number);
+            // It may be the last that holds the nodes above it.
+            drop(gone);
+        }
+    }
+
+    /// Forgets what a made-up number stands for, unless it has a node.
+    fn unused(&self, number: u64) {
+        if number & MADE_UP == 0 || self.shard(number).contains_key(&number) {
+            return;
+        }
+        let mut made_up = lock(&self.made_up);
+        if let Some(file) = made_up.files.remove(&number) {
+            made_up.numbers.remove(&file);
         }
     }
 
@@ -137,26 +157,45 @@ impl Nodes {
     }
 
     /// The number of a file in a view: its inode number, so that it stays the same when the kernel forgets and asks again.
-    pub(crate) fn number(&self, view: &View, device: u64, inode: u64) -> u64 {
-        let above = u64::from(view.index) << INODE_BITS;
-        if (device, inode) == (view.device, view.inode) {
-            return TOP;
+    fn number(&self, view: &View, device: u64, inode: u64) -> u64 {
+        if let Some(number) = own_number(view, device, inode) {
+            return number;
         }
-        if device == view.device && inode < MADE_UP {
-            return above | inode;
+        let file = (view.index, device, inode);
+        let mut made_up = lock(&self.made_up);
+        if let Some(number) = made_up.numbers.get(&file) {
+            return *number;
         }
-        let mut made_up = self.made_up();
-        let fresh = || above | MADE_UP | (self.next_made_up.fetch_add(1, Relaxed) & (MADE_UP - 1));
-        *made_up.entry((view.index, device, inode)).or_insert_with(fresh)
+        let next = self.next_made_up.fetch_add(1, Relaxed) & (MADE_UP - 1);
+        let number = above(view) | MADE_UP | next;
+        made_up.numbers.insert(file, number);
+        made_up.files.insert(number, file);
+        number
     }
 
-    fn made_up(&self) -> MutexGuard<'_, HashMap<(u16, u64, u64), u64>> {
-        lock(&self.made_up)
+    /// The number of a file that is only shown, not looked up: that of its node, if it needs one and there is none, any.
+    pub(crate) fn known(&self, view: &View, device: u64, inode: u64) -> u64 {
+        own_number(view, device, inode).unwrap_or_else(|| {
+            let known = lock(&self.made_up).numbers.get(&(view.index, device, inode)).copied();
+            known.unwrap_or(above(view) | MADE_UP | (inode & (MADE_UP - 1)))
+        })
     }
 
     fn shard(&self, number: u64) -> MutexGuard<'_, Shard> {
         lock(&self.shards[(number as usize) % SHARDS])
     }
+}
+
+fn above(view: &View) -> u64 {
+    u64::from(view.index) << INODE_BITS
+}
+
+/// The number of a file whose inode number is good for one.
+fn own_number(view: &View, device: u64, inode: u64) -> Option<u64> {
+    if (device, inode) == (view.device, view.inode) {
+        return Some(TOP);
+    }
+    (device == view.device && inode < MADE_UP).then_some(above(view) | inode)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

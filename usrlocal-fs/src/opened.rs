@@ -80,4 +80,6 @@ impl Drop for OpenFile {
 pub(crate) struct OpenDirectory {
     pub(crate) listing: Mutex<Listing>,
     pub(crate) node: Arc<Node>,
+    /// Which its inode numbers are of.
+    pub(crate) device: u64,
 }

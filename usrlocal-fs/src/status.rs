@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 use crate::metrics::{BOUNDS, Hits};
 use crate::ops::extended::STATUS;
 
+/// What an extended attribute holds.
+const ROOM: usize = 64 * 1024;
+
 /// What goes on in a mount.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[non_exhaustive]
@@ -29,8 +32,11 @@ pub struct Status {
     pub open_directories: u64,
     /// Calls by operation.
     pub operations: Vec<OperationStatus>,
-    /// The views in use.
+    /// The views in use, the busiest first.
     pub views: Vec<ViewStatus>,
+    /// How many views are left out for want of room.
+    #[serde(default)]
+    pub more_views: u64,
     /// Caches.
     pub caches: Vec<CacheStatus>,
 }
@@ -75,7 +81,7 @@ pub struct CacheStatus {
 
 /// The status of the mount at `mount_point`; only root is told.
 pub fn status(mount_point: &Path) -> Result<Status> {
-    let mut room = vec![0; 64 * 1024];
+    let mut room = vec![0; ROOM];
     let size =
         rustix::fs::getxattr(mount_point, STATUS, room.as_mut_slice()).map_err(
             |error| match error {
@@ -120,8 +126,8 @@ pub(crate) fn of_mount(core: &Core) -> Status {
         open_files: core.files.len() as u64,
         open_directories: core.directories.len() as u64,
         operations: operations.collect(),
-        // An extended attribute holds 64 KiB.
-        views: views.take(100).collect(),
+        views: busiest_first(views.collect()),
+        more_views: 0,
         caches: vec![
             cache("view", &metrics.views),
             cache("node", &metrics.nodes),
@@ -131,7 +137,26 @@ pub(crate) fn of_mount(core: &Core) -> Status {
     }
 }
 
+fn busiest_first(mut views: Vec<ViewStatus>) -> Vec<ViewStatus> {
+    let calls = |view: &ViewStatus| view.calls.iter().map(|(_, count)| *count).sum::<u64>();
+    views.sort_by_cached_key(|view| std::cmp::Reverse(calls(view)));
+    views
+}
+
 impl Status {
+    /// As the value of an extended attribute, whose size is bounded: with as many views as there is room for.
+    pub(crate) fn into_attribute(mut self) -> Vec<u8> {
+        loop {
+            let value = self.to_json().into_bytes();
+            if value.len() <= ROOM || self.views.is_empty() {
+                return value;
+            }
+            let fewer = self.views.len() / 2;
+            self.more_views += (self.views.len() - fewer) as u64;
+            self.views.truncate(fewer);
+        }
+    }
+
     /// As one line of JSON.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("names and numbers are always JSON")
@@ -211,5 +236,46 @@ fn line(
     let _ = writeln!(text, "# TYPE usrlocal_fs_{name} {kind}");
     for (labels, value) in values {
         let _ = writeln!(text, "usrlocal_fs_{name}{{{labels}}} {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::Operation;
+
+    #[test]
+    fn a_mount_with_many_busy_views_still_tells_its_status() {
+        let names = || Operation::NAMES.iter().map(|name| (*name).to_owned());
+        let operation = |name| OperationStatus {
+            name,
+            calls: u64::MAX,
+            failed: u64::MAX,
+            nanoseconds: u64::MAX,
+            classes: vec![u64::MAX; BOUNDS.len() + 1],
+        };
+        let view = |uid| ViewStatus {
+            uid: Some(uid),
+            calls: names().map(|name| (name, u64::from(uid) << 30)).collect(),
+        };
+        let status = Status {
+            server: 1,
+            passthrough: true,
+            nodes: u64::MAX,
+            kept_descriptors: 1,
+            open_files: 1,
+            open_directories: 1,
+            operations: names().map(operation).collect(),
+            views: busiest_first((0..100).map(view).collect()),
+            more_views: 0,
+            caches: Vec::new(),
+        };
+        assert!(status.to_json().len() > ROOM);
+        let value = status.clone().into_attribute();
+        assert!(value.len() <= ROOM, "{}", value.len());
+        let told: Status = serde_json::from_slice(&value).unwrap();
+        assert_eq!(told.views.len() as u64 + told.more_views, 100);
+        assert_eq!(told.views[0].uid, Some(99));
+        assert_eq!(told.operations, status.operations);
     }
 }

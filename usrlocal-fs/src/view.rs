@@ -1,9 +1,7 @@
 //! What one user sees at one mount point.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -11,11 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 
+use crate::call::Caller;
 use crate::config::{MountPoint, Otherwise};
 use crate::metrics::{Counts, Metrics};
 use crate::node::Node;
 use crate::os;
+use crate::os::handle::Anchors;
 use crate::scoreboard::{Link, Scoreboard};
+use crate::way::{Goal, Way};
 
 /// One user's tree for as long as its link stands. Every view has nodes of its own.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub(crate) struct View {
     pub(crate) inode: u64,
     /// Its top directory. Holding it open keeps its inode number from being given to another.
     pub(crate) top: OwnedFd,
+    pub(crate) anchors: Anchors,
     pub(crate) counts: Counts,
     indices: Arc<Indices>,
 }
@@ -44,15 +46,7 @@ pub(crate) struct Seat {
     pub(crate) top: Arc<Node>,
     link: Option<Link>,
     /// Where the top directory was found; none for those without an entry.
-    found: Option<Place>,
-}
-
-/// Where a top directory lies: a tree, and the way from there, which is the user's to change.
-#[derive(Debug)]
-struct Place {
-    path: CString,
-    tree: OwnedFd,
-    below: CString,
+    found: Option<Way>,
 }
 
 /// The numbers of views.
@@ -84,11 +78,15 @@ impl Indices {
 #[derive(Debug)]
 pub(crate) struct Views {
     scoreboard: Arc<Scoreboard>,
-    subdirectory: CString,
+    subdirectory: Arc<Path>,
     /// What a tree must not lie below, lest its own server wait for itself.
-    mounts: Vec<PathBuf>,
+    mounts: Arc<[PathBuf]>,
     seats: RwLock<HashMap<u32, Arc<Seat>>>,
+    /// The links whose trees were refused, each of which is told once.
+    refused: Mutex<HashMap<u32, Link>>,
     otherwise: Option<Arc<Seat>>,
+    /// Views that are shown no more and whose names the kernel may still have.
+    gone: Mutex<Vec<u16>>,
     indices: Arc<Indices>,
 }
 
@@ -102,10 +100,12 @@ impl Views {
     ) -> Result<Self> {
         let mut views = Self {
             scoreboard,
-            subdirectory: c_path(&point.subdirectory)?,
-            mounts,
+            subdirectory: point.subdirectory.as_path().into(),
+            mounts: mounts.into(),
             seats: RwLock::default(),
+            refused: Mutex::default(),
             otherwise: None,
+            gone: Mutex::default(),
             indices: Arc::default(),
         };
         let top = match &point.otherwise {
@@ -117,8 +117,9 @@ impl Views {
         Ok(views)
     }
 
-    /// What `uid` sees now.
-    pub(crate) fn of(&self, uid: u32, metrics: &Metrics) -> Result<Arc<Seat>> {
+    /// What `caller` sees now.
+    pub(crate) fn of(&self, caller: Caller, metrics: &Metrics) -> Result<Arc<Seat>> {
+        let uid = caller.uid;
         let Some(link) = self.scoreboard.link(uid)? else {
             self.drop_seat(uid);
             return self.otherwise.clone().ok_or(Errno::NOENT);
@@ -128,7 +129,7 @@ impl Views {
         metrics.views.add(current.is_some());
         match current {
             Some(seat) => Ok(seat),
-            None => self.take_seat(uid, link),
+            None => self.take_seat(caller, link),
         }
     }
 
@@ -136,8 +137,33 @@ impl Views {
     pub(crate) fn drop_seat(&self, uid: u32) {
         let known = self.seats.read().unwrap_or_else(PoisonError::into_inner).contains_key(&uid);
         if known {
-            self.seats.write().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+            let seat = self.seats.write().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+            self.is_gone(seat);
         }
+    }
+
+    /// Drops the views of users whose links are gone or others by now.
+    pub(crate) fn drop_changed(&self) {
+        for uid in self.owners() {
+            // Looked at with the seats in hand, so that nobody takes a seat by a newer link meanwhile.
+            let mut seats = self.seats.write().unwrap_or_else(PoisonError::into_inner);
+            let Some(seat) = seats.get(&uid) else { continue };
+            if self.scoreboard.link(uid).is_ok_and(|link| link != seat.link) {
+                let seat = seats.remove(&uid);
+                drop(seats);
+                self.is_gone(seat);
+            }
+        }
+    }
+
+    /// The views that were dropped since this was last asked.
+    pub(crate) fn take_gone(&self) -> Vec<u16> {
+        std::mem::take(&mut self.gone.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_gone(&self, seat: Option<Arc<Seat>>) {
+        let index = seat.map(|seat| seat.top.view.index);
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(index);
     }
 
     /// The users that have a view now.
@@ -165,25 +191,30 @@ impl Views {
         seats.values().cloned().chain(self.otherwise.clone()).collect()
     }
 
-    fn take_seat(&self, uid: u32, link: Link) -> Result<Arc<Seat>> {
-        let tree = self.scoreboard.tree(uid)?;
-        if self.mounts.iter().any(|mount| tree.starts_with(mount)) {
-            return Err(Errno::LOOP);
-        }
-        let place = Place {
-            path: c_path(&tree)?,
-            tree: open_directory(&tree)?,
+    fn take_seat(&self, caller: Caller, link: Link) -> Result<Arc<Seat>> {
+        let uid = caller.uid;
+        let goal = Goal {
+            tree: self.scoreboard.tree(uid)?,
             below: self.subdirectory.clone(),
+            mounts: self.mounts.clone(),
         };
-        let top = os::special::open_beneath(place.tree.as_fd(), &place.below)?;
+        let (way, top) = Way::find(goal, caller).map_err(|refused| {
+            let mut told = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.insert(uid, link) != Some(link) {
+                tracing::warn!(uid, error = %refused.error, why = refused.why, "a tree is not shown");
+            }
+            refused.error
+        })?;
         let mut seats = self.seats.write().unwrap_or_else(PoisonError::into_inner);
         // Another thread may have come first: one user has one view.
         if let Some(seat) = seats.get(&uid).filter(|seat| seat.link == Some(link) && seat.stands())
         {
             return Ok(seat.clone());
         }
-        let seat = self.seat(top, Some(uid), Some(link), Some(place))?;
-        seats.insert(uid, seat.clone());
+        let seat = self.seat(top, Some(uid), Some(link), Some(way))?;
+        let before = seats.insert(uid, seat.clone());
+        drop(seats);
+        self.is_gone(before);
         Ok(seat)
     }
 
@@ -192,7 +223,7 @@ impl Views {
         top: OwnedFd,
         owner: Option<u32>,
         link: Option<Link>,
-        found: Option<Place>,
+        found: Option<Way>,
     ) -> Result<Arc<Seat>> {
         let meta = os::meta::of_fd(top.as_fd())?;
         let view = Arc::new(View {
@@ -200,6 +231,7 @@ impl Views {
             owner,
             device: meta.device,
             inode: meta.inode,
+            anchors: Anchors::new(top.as_fd()),
             top,
             counts: Counts::default(),
             indices: self.indices.clone(),
@@ -212,35 +244,10 @@ impl Seat {
     /// Whether its directory is still the one at its path: trees are switched by renaming, too.
     fn stands(&self) -> bool {
         let view = &self.top.view;
-        self.found.as_ref().and_then(|place| place.leads_to().ok())
-            == Some((view.device, view.inode))
-    }
-}
-
-impl Place {
-    /// What lies there now. A symlink of the user's is not followed: it could lead into a mount that we serve, and
-    /// we would wait for ourselves.
-    fn leads_to(&self) -> Result<(u64, u64)> {
-        let (now, held) = (os::meta::of_path(&self.path)?, os::meta::of_fd(self.tree.as_fd())?);
-        if (now.device, now.inode) != (held.device, held.inode) {
-            return Err(Errno::STALE);
-        }
-        let meta = match self.below.as_bytes() {
-            b"" | b"." => held,
-            name if !name.contains(&b'/') => os::meta::of_entry(self.tree.as_fd(), &self.below)?,
-            _ => {
-                let top = os::special::open_beneath(self.tree.as_fd(), &self.below)?;
-                os::meta::of_fd(top.as_fd())?
-            }
-        };
-        Ok((meta.device, meta.inode))
+        self.found.as_ref().and_then(|way| way.leads_to().ok()) == Some((view.device, view.inode))
     }
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-}
-
-fn c_path(path: &Path) -> Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)
 }

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use common::plan::Dice;
-use common::{ANN, BEN, EVE, Stage, as_user, can_mount, errno, wait_for};
+use common::{ANN, BEN, EVE, Stage, Unmount, as_user, can_mount, errno, wait_for};
 
 /// As root, with a tree for root as well, so that everything in a test may be done by its own threads.
 fn stage(options: &[&str]) -> Stage {
@@ -457,14 +457,4 @@ fn a_new_file_in_an_old_ones_inode_is_opened_where_files_do_not_know_when_they_w
     assert!(inodes.len() < 3, "no inode was used again");
     drop(stage);
     drop(unmount);
-}
-
-struct Unmount(std::path::PathBuf);
-
-impl Drop for Unmount {
-    fn drop(&mut self) {
-        let path = std::ffi::CString::new(self.0.as_os_str().as_encoded_bytes()).unwrap();
-        // SAFETY: a system call with a C string and flags.
-        unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
-    }
 }

@@ -114,6 +114,19 @@ fn so_they_do_when_reads_and_writes_go_through_the_server() {
 }
 
 #[test]
+fn so_they_do_where_files_have_no_handles() {
+    if !can_mount() {
+        return;
+    }
+    let mut stage = Stage::prepare();
+    let Some(disk) = common::overlay(&stage, ANN) else { return };
+    stage.serve_with_files(Some(1024), &[]);
+    go_on(&stage, ANN, 20_000);
+    drop(stage);
+    drop(disk);
+}
+
+#[test]
 fn two_users_at_once_under_the_same_names_never_meet() {
     if !can_mount() {
         return;

@@ -1,7 +1,7 @@
 //! What a result knows of itself: a small file beside its tree, so that the index can be made again from the store.
 //!
 //! ```text
-//! DIR/obuild.json    {"parent": ID or null, "heading": …, "elapsed_ms": …, "base": {"name", "stamp", "digest"} or null,
+//! DIR/obuild.json    {"parent": ID or null, "heading": …, "elapsed_ms": …, "base": {"name", "stamp", "digest", "origin"} or null,
 //!                     "surroundings": {"workdir", "env", "network"}}
 //! ```
 
@@ -41,11 +41,14 @@ pub struct Surroundings {
     pub env: Vec<(String, String)>,
     /// Its networks.
     pub network: Vec<String>,
+    /// Its user, as `UID:GID` or a name, if the spec has one other than root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
 }
 
 impl Default for Surroundings {
     fn default() -> Self {
-        Self { workdir: "/".to_owned(), env: Vec::new(), network: Vec::new() }
+        Self { workdir: "/".to_owned(), env: Vec::new(), network: Vec::new(), user: None }
     }
 }
 
@@ -58,6 +61,9 @@ pub struct MetaBase {
     pub stamp: String,
     /// See [`Fingerprint::digest`].
     pub digest: String,
+    /// Where it came from, in words for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
 }
 
 impl MetaBase {

@@ -158,7 +158,8 @@ fn failures_and_images_are_remembered_until_the_step_succeeds_or_goes() {
     let failures = index.failures(|id| Path::new("/logs").join(id.as_str())).unwrap();
     assert_eq!(failures.len(), 1);
     assert_eq!((failures[0].reason.as_str(), failures[0].kept), ("exit status 1", true));
-    let base = MetaBase { name: "image".into(), stamp: "s".into(), digest: "d".into() };
+    let base =
+        MetaBase { name: "image".into(), stamp: "s".into(), digest: "d".into(), origin: None };
     index.add(&id(7), &Meta { base: Some(base.clone()), ..on(None) }).unwrap();
     assert_eq!(index.failures(|_| PathBuf::new()).unwrap(), []);
     assert_eq!(index.base(&id(7)).unwrap(), Some(base.fingerprint()));

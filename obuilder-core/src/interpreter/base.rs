@@ -129,7 +129,8 @@ fn fetch(
         StoreError::io(format!("save the environment of the base image `{name}`"), source)
     })?;
     let Fingerprint { stamp, digest } = image.fingerprint;
-    Ok(MetaBase { name: name.to_str_lossy().into_owned(), stamp, digest })
+    let origin = fetcher.origin(name);
+    Ok(MetaBase { name: name.to_str_lossy().into_owned(), stamp, digest, origin })
 }
 
 /// Writes `((env ((K V) …)))`, as OBuilder does.
@@ -139,8 +140,8 @@ fn save_env(dir: &Path, env: &[(BString, BString)]) -> io::Result<()> {
     fs::write(dir.join("env"), record.to_machine())
 }
 
-/// Reads it back; a result without the file has no environment.
-pub(super) fn saved_env(result: &Snapshot) -> io::Result<Env> {
+/// The environment that a base image has brought; a result without one, such as a step's, has none.
+pub fn saved_env(result: &Snapshot) -> io::Result<Env> {
     let bytes = match fs::read(result.env()) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -28,6 +28,8 @@ pub struct PlanStep {
     pub heading: String,
     /// What a build would do with it.
     pub state: PlanState,
+    /// Where a base image would come from, in words.
+    pub origin: Option<String>,
 }
 
 /// What a build would do with an operation.
@@ -88,10 +90,16 @@ impl Builder {
             let expected = self.plan_spec(plan, nested, context, &inner, &scope)?;
             scope.insert(name.clone(), expected);
         }
-        let mut add =
-            |heading, state| plan.steps.push(PlanStep { stage: stage.clone(), heading, state });
         let (mut base, env) = self.plan_base(spec)?;
-        add(from_heading(&spec.from), shown(&base, ""));
+        plan.steps.push(PlanStep {
+            stage: stage.clone(),
+            heading: from_heading(&spec.from),
+            state: shown(&base, ""),
+            origin: self.fetcher.origin(spec.from.as_bstr()),
+        });
+        let mut add = |heading, state| {
+            plan.steps.push(PlanStep { stage: stage.clone(), heading, state, origin: None });
+        };
         let mut state = State::new(context);
         state.env.extend(env);
         for op in &spec.ops {

@@ -41,20 +41,30 @@ impl Volume {
 
     /// Has the filesystem meet an error, upon which it takes no writes any more; whether the kernel can be asked to.
     pub fn break_down(&self) -> bool {
-        let source = Command::new("findmnt").args(["-n", "-o", "SOURCE"]).arg(&self.0).output();
-        let source = String::from_utf8(source.unwrap().stdout).unwrap();
-        let device = source.trim().rsplit('/').next().unwrap_or_default();
-        std::fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "broken").is_ok()
+        std::fs::write(format!("/sys/fs/ext4/{}/trigger_fs_error", self.device()), "broken").is_ok()
     }
 
-    /// Goes, once nobody uses it any more: a step elsewhere may see it for a moment.
+    /// Goes, once nobody uses it any more: a step elsewhere may see it for a moment, and have a copy of the mount for another.
     pub fn unmount(self) {
+        let file = format!("/sys/block/{}/loop/backing_file", self.device());
+        let image = std::fs::read_to_string(&file).ok();
         let deadline = Instant::now() + super::super::BOUND;
         while let Err(error) = umount2(&self.0, MntFlags::empty()) {
             assert!(Instant::now() < deadline, "{}: {error}", self.0.display());
             std::thread::sleep(Duration::from_millis(5));
         }
+        while image.is_some() && std::fs::read_to_string(&file).ok() == image {
+            assert!(Instant::now() < deadline, "{} is in use", self.0.display());
+            std::thread::sleep(Duration::from_millis(5));
+        }
         std::mem::forget(self);
+    }
+
+    /// The name of the device that is mounted.
+    fn device(&self) -> String {
+        let source = Command::new("findmnt").args(["-n", "-o", "SOURCE"]).arg(&self.0).output();
+        let source = String::from_utf8(source.unwrap().stdout).unwrap();
+        source.trim().rsplit('/').next().unwrap_or_default().to_owned()
     }
 
     /// Takes writes from now on, or takes them no more.

@@ -84,7 +84,9 @@ fn change(root: &Path, all: &All, kind: u64, random: &mut Random) -> io::Result<
         5 => fs::hard_link(&file, new),
         6 => fs::rename(&file, new),
         7 => fs::rename(random.pick(&all.dirs), new),
-        8 => fs::create_dir(new),
+        // A default access list of its parent could keep its owner out of it.
+        8 => fs::create_dir(&new)
+            .and_then(|()| fs::set_permissions(new, Permissions::from_mode(0o755))),
         9 => symlink(file.file_name().unwrap_or_default(), new),
         10 => remove(&victim, root),
         11 => swap(&file, random.pick::<PathBuf>(&all.files), &new),

@@ -5,7 +5,9 @@ use std::fs;
 
 use rustix::fs::Mode;
 use rustix::io::{Errno, Result};
-use rustix::thread::{UnshareFlags, set_thread_groups};
+use rustix::thread::{
+    CapabilitySet, UnshareFlags, capabilities, set_capabilities, set_thread_groups,
+};
 
 use crate::call::Caller;
 
@@ -13,7 +15,7 @@ thread_local! {
     static READY: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Prepares this thread once: a umask of its own, and no groups but the caller's.
+/// Prepares this thread once: a umask of its own, no groups but the caller's, and no use of what disks and quotas keep back.
 fn prepare() -> Result<()> {
     if READY.get() {
         return Ok(());
@@ -23,6 +25,9 @@ fn prepare() -> Result<()> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS)? };
     rustix::process::umask(Mode::empty());
     set_thread_groups(&[])?;
+    let mut sets = capabilities(None)?;
+    sets.effective.remove(CapabilitySet::SYS_RESOURCE);
+    set_capabilities(None, sets)?;
     READY.set(true);
     Ok(())
 }

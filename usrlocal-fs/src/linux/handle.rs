@@ -1,24 +1,65 @@
 //! Finding a file again without a path: file handles, which stay good when the file is renamed and go stale when it is removed.
 
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::{Errno, Result};
+
+use crate::meta::Meta;
 
 /// How a file is opened to be looked at, or below.
 pub(crate) const LOOK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW);
 
 const MOST: usize = libc::MAX_HANDLE_SZ as usize;
 
+/// How many mounts inside one tree are held open. What is in others is found again by its place.
+const MOST_MOUNTS: usize = 64;
+
 /// How a node finds its file again.
 #[derive(Debug)]
 pub(crate) enum Handle {
-    /// The filesystem's own name for the file.
-    Named { kind: i32, bytes: Box<[u8]> },
-    /// A descriptor that pins the file, where the filesystem has no handles.
+    /// The filesystem's own name for the file, and a directory of the mount that it is in, unless that is the view's own.
+    Named { kind: i32, bytes: Box<[u8]>, mount: Option<Arc<OwnedFd>> },
+    /// A descriptor that pins the file.
     Held(Arc<OwnedFd>),
+    /// Where the filesystem has no handles: its device and inode number, to know it at the place where it was found last.
+    Placed { device: u64, inode: u64 },
+}
+
+/// The mounts that a view consists of.
+#[derive(Debug)]
+pub(crate) struct Anchors {
+    own: Option<u64>,
+    others: Mutex<HashMap<u64, Arc<OwnedFd>>>,
+}
+
+impl Anchors {
+    /// Those of a view with this top directory: so far, one.
+    pub(crate) fn new(top: BorrowedFd<'_>) -> Self {
+        let seen = rustix::fs::statx(top, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID);
+        Self { own: seen.ok().map(|stat| stat.stx_mnt_id), others: Mutex::default() }
+    }
+
+    /// A directory of the mount `id`, other than the view's own; `open` opens one that is not known yet.
+    fn other(
+        &self,
+        id: u64,
+        open: impl FnOnce() -> Result<OwnedFd>,
+    ) -> Option<Option<Arc<OwnedFd>>> {
+        if self.own.is_none_or(|own| own == id) {
+            return Some(None);
+        }
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = others.get(&id) {
+            return Some(Some(known.clone()));
+        }
+        let fresh = (others.len() < MOST_MOUNTS).then(|| open().ok().map(Arc::new)).flatten()?;
+        others.insert(id, fresh.clone());
+        Some(Some(fresh))
+    }
 }
 
 #[repr(C)]
@@ -30,35 +71,53 @@ struct Buffer {
 
 impl Handle {
     /// The handle of the entry `name`; the caller checks that it is the file it means.
-    pub(crate) fn of_entry(dir: BorrowedFd<'_>, name: &CStr) -> Result<Self> {
-        match named(dir, name, 0) {
-            Ok(handle) => Ok(handle),
-            Err(Errno::OPNOTSUPP | Errno::OVERFLOW) => Self::held(dir, name),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// A handle that pins the entry `name`.
-    pub(crate) fn held(dir: BorrowedFd<'_>, name: &CStr) -> Result<Self> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(Self::Held(Arc::new(rustix::fs::openat(dir, name, flags, Mode::empty())?)))
+    pub(crate) fn of_entry(
+        dir: BorrowedFd<'_>,
+        name: &CStr,
+        meta: &Meta,
+        anchors: &Anchors,
+    ) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = || rustix::fs::openat(dir, name, flags, Mode::empty());
+        Self::named_or_placed(named(dir, name, 0), meta, anchors, open)
     }
 
     /// The handle of an open file.
-    pub(crate) fn of_fd(fd: BorrowedFd<'_>) -> Result<Self> {
-        match named(fd, c"", libc::AT_EMPTY_PATH) {
-            Ok(handle) => Ok(handle),
-            Err(Errno::OPNOTSUPP | Errno::OVERFLOW) => {
-                Self::held(rustix::fs::CWD, &super::special::proc_path(fd))
+    pub(crate) fn of_fd(fd: BorrowedFd<'_>, meta: &Meta, anchors: &Anchors) -> Result<Self> {
+        let named = named(fd, c"", libc::AT_EMPTY_PATH);
+        Self::named_or_placed(named, meta, anchors, || Err(Errno::NOTDIR))
+    }
+
+    fn named_or_placed(
+        named: Result<(Self, u64)>,
+        meta: &Meta,
+        anchors: &Anchors,
+        open: impl FnOnce() -> Result<OwnedFd>,
+    ) -> Result<Self> {
+        match named {
+            Ok((Self::Named { kind, bytes, .. }, id)) => {
+                if let Some(mount) = anchors.other(id, open) {
+                    return Ok(Self::Named { kind, bytes, mount });
+                }
             }
-            Err(error) => Err(error),
+            Ok(_) | Err(Errno::OPNOTSUPP | Errno::OVERFLOW) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Self::Placed { device: meta.device, inode: meta.inode })
+    }
+
+    /// The device and inode number of what is found again only where it was found last.
+    pub(crate) fn placed(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Placed { device, inode } => Some((*device, *inode)),
+            _ => None,
         }
     }
 
     /// Whether both are the same file, as far as the handles tell.
     pub(crate) fn same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Named { kind, bytes }, Self::Named { kind: k, bytes: b }) => {
+            (Self::Named { kind, bytes, .. }, Self::Named { kind: k, bytes: b, .. }) => {
                 kind == k && bytes == b
             }
             _ => true,
@@ -75,7 +134,11 @@ impl Handle {
     pub(crate) fn open(&self, mount: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         match self {
-            Self::Named { kind, bytes } => open_named(mount, *kind, bytes, flags),
+            Self::Named { kind, bytes, mount: other } => {
+                let mount = other.as_ref().map_or(mount, |other| other.as_fd());
+                open_named(mount, *kind, bytes, flags)
+            }
+            Self::Placed { .. } => Err(Errno::STALE),
             Self::Held(fd) if flags.contains(OFlags::PATH) => {
                 Ok(rustix::io::fcntl_dupfd_cloexec(fd, 0)?)
             }
@@ -87,7 +150,8 @@ impl Handle {
     }
 }
 
-fn named(dir: BorrowedFd<'_>, name: &CStr, flags: i32) -> Result<Handle> {
+/// The handle of a file, and which mount it is in.
+fn named(dir: BorrowedFd<'_>, name: &CStr, flags: i32) -> Result<(Handle, u64)> {
     let mut buffer = Buffer { len: MOST as u32, kind: 0, bytes: [0; MOST] };
     let mut mount = 0;
     // SAFETY: `buffer` has the layout of `struct file_handle` with room for `len` bytes, `name` ends with a NUL.
@@ -103,7 +167,8 @@ fn named(dir: BorrowedFd<'_>, name: &CStr, flags: i32) -> Result<Handle> {
     if done != 0 {
         return Err(last_error());
     }
-    Ok(Handle::Named { kind: buffer.kind, bytes: buffer.bytes[..buffer.len as usize].into() })
+    let bytes = buffer.bytes[..buffer.len as usize].into();
+    Ok((Handle::Named { kind: buffer.kind, bytes, mount: None }, mount as u64))
 }
 
 fn open_named(mount: BorrowedFd<'_>, kind: i32, bytes: &[u8], flags: OFlags) -> Result<OwnedFd> {

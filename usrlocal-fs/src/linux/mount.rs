@@ -14,6 +14,9 @@ use crate::error::{Error, Result};
 /// What the kernel names the source and the kind of the mount.
 const NAME: &str = "usrlocal-fs";
 
+/// Whether the kernel can be asked to forget a name.
+pub(crate) const FORGETS_NAMES: bool = true;
+
 /// Mounts at `at`; gives the kernel's end of the mount.
 pub(crate) fn mount(at: &Path) -> Result<OwnedFd> {
     let device = OpenOptions::new().read(true).write(true).open("/dev/fuse");

@@ -14,9 +14,9 @@ pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> CString {
     CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("digits hold no NUL")
 }
 
-/// Opens the directory `below` in `tree`, following no symlink and never leaving it.
+/// Opens the directory `below` in `tree`, to look at it, following no symlink and never leaving it.
 pub(crate) fn open_beneath(tree: BorrowedFd<'_>, below: &CStr) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     rustix::fs::openat2(tree, below, flags, Mode::empty(), resolve)
 }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Result;
 
+use crate::meta::Meta;
+
 /// How a file is opened to be looked at, or below.
 pub(crate) const LOOK: OFlags =
     OFlags::from_bits_retain((libc::O_EVTONLY | libc::O_SYMLINK) as u32);
@@ -20,23 +22,36 @@ pub(crate) enum Handle {
     Held(Arc<OwnedFd>),
 }
 
-impl Handle {
-    /// The handle of the entry `name`.
-    pub(crate) fn of_entry(dir: BorrowedFd<'_>, name: &CStr) -> Result<Self> {
-        let meta = super::meta::of_entry(dir, name)?;
-        Ok(Self::Named { device: meta.device, inode: meta.inode })
-    }
+/// The volumes that a view consists of: each is found by its number.
+#[derive(Debug)]
+pub(crate) struct Anchors;
 
-    /// A handle that pins the entry `name`.
-    pub(crate) fn held(dir: BorrowedFd<'_>, name: &CStr) -> Result<Self> {
-        let fd = rustix::fs::openat(dir, name, LOOK | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self::Held(Arc::new(fd)))
+impl Anchors {
+    /// Those of a view with this top directory.
+    pub(crate) fn new(_top: BorrowedFd<'_>) -> Self {
+        Self
+    }
+}
+
+impl Handle {
+    /// The handle of the entry `name`, whose attributes were just read.
+    pub(crate) fn of_entry(
+        _dir: BorrowedFd<'_>,
+        _name: &CStr,
+        meta: &Meta,
+        _anchors: &Anchors,
+    ) -> Result<Self> {
+        Ok(Self::Named { device: meta.device, inode: meta.inode })
     }
 
     /// The handle of an open file.
-    pub(crate) fn of_fd(fd: BorrowedFd<'_>) -> Result<Self> {
-        let meta = super::meta::of_fd(fd)?;
+    pub(crate) fn of_fd(_fd: BorrowedFd<'_>, meta: &Meta, _anchors: &Anchors) -> Result<Self> {
         Ok(Self::Named { device: meta.device, inode: meta.inode })
+    }
+
+    /// What is found again only where it was found last: nothing.
+    pub(crate) fn placed(&self) -> Option<(u64, u64)> {
+        None
     }
 
     /// Whether both are the same file, as far as the handles tell.

@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 const OPTIONS: &str =
     "allow_other,default_permissions,noappledouble,nobrowse,daemon_timeout=60,fsname=usrlocal-fs";
 
+/// Whether the kernel can be asked to forget a name: that is not known of this one.
+pub(crate) const FORGETS_NAMES: bool = false;
+
 /// Mounts at `at`; gives the kernel's end of the mount.
 pub(crate) fn mount(at: &Path) -> Result<OwnedFd> {
     let device = library::mount(at, OPTIONS)?;

@@ -10,11 +10,15 @@ use fuser::{BackingId, FopenFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 
+use crate::call::Caller;
 use crate::core::{Call, entry_name};
 use crate::meta::Meta;
 use crate::node::Node;
 use crate::opened::OpenFile;
 use crate::os::{self, credentials};
+
+/// A group that nothing belongs to.
+const NO_GROUP: u32 = 0x7fff_fffe;
 
 /// A file that was opened.
 pub(crate) struct Opening {
@@ -34,6 +38,16 @@ pub(crate) struct Made {
 /// Registers an open file with the kernel, which then reads and writes it by itself.
 pub(crate) trait Register: Fn(BorrowedFd<'_>) -> std::io::Result<BackingId> {}
 impl<F: Fn(BorrowedFd<'_>) -> std::io::Result<BackingId>> Register for F {}
+
+/// With whose rights something is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writer {
+    /// The caller's: set-user-id is to go.
+    Caller,
+    /// Those of whose tree it is, as the kernel does not say who wrote to its memory.
+    Owner,
+    Server,
+}
 
 impl Call<'_> {
     /// Opens a file; the kernel has checked that the caller may.
@@ -78,8 +92,13 @@ impl Call<'_> {
         if meta.kind() != fuser::FileType::RegularFile {
             return Err(Errno::STALE);
         }
-        let handle = || os::handle::Handle::of_fd(fd.as_fd());
-        let node = self.core.nodes.enter(&parent.view, &meta, &self.core.metrics, handle)?;
+        let view = &parent.view;
+        let handle = || os::handle::Handle::of_fd(fd.as_fd(), &meta, &view.anchors);
+        let node = self.core.nodes.enter(view, &meta, &self.core.metrics, handle)?;
+        node.found_at(&parent, &name);
+        if parent.is_top() {
+            self.core.first_names.told(&name, view.index);
+        }
         let number = node.number;
         let opening = self
             .opened(node.clone(), fd, flags, register)
@@ -168,18 +187,18 @@ impl Call<'_> {
         Ok(done)
     }
 
-    /// Writes; as the caller, where set-user-id is to go.
-    pub(crate) fn write(
-        &self,
-        file: u64,
-        offset: u64,
-        data: &[u8],
-        as_caller: bool,
-    ) -> Result<u32> {
+    /// Writes.
+    pub(crate) fn write(&self, file: u64, offset: u64, data: &[u8], writer: Writer) -> Result<u32> {
         let open = self.core.files.get(file)?;
         open.node.view.counts.add(self.operation);
         let write = || rustix::io::pwrite(&open.fd, data, offset);
-        let written = if as_caller { credentials::as_caller(self.caller, write) } else { write() }?;
+        let written = match (writer, open.node.view.owner) {
+            (Writer::Caller, _) => credentials::as_caller(self.caller, write),
+            (Writer::Owner, Some(uid)) => {
+                credentials::as_caller(Caller { uid, gid: NO_GROUP, ..self.caller }, write)
+            }
+            _ => write(),
+        }?;
         Ok(written as u32)
     }
 

@@ -37,8 +37,9 @@ impl Call<'_> {
         } else {
             FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE
         };
+        let device = os::meta::of_fd(fd.as_fd())?.device;
         let listing = Mutex::new(Listing::new(fd));
-        Ok((self.core.directories.add(OpenDirectory { listing, node }), flags))
+        Ok((self.core.directories.add(OpenDirectory { listing, node, device }), flags))
     }
 
     /// Shows names from `offset` on; `add` says when there is no room for another.
@@ -51,8 +52,7 @@ impl Call<'_> {
         open.node.view.counts.add(self.operation);
         let mut listing = open.listing.lock().unwrap_or_else(PoisonError::into_inner);
         listing.read(offset, |entry| {
-            let number =
-                self.core.nodes.number(&open.node.view, open.node.view.device, entry.inode);
+            let number = self.core.nodes.known(&open.node.view, open.device, entry.inode);
             let name = OsStr::from_bytes(entry.name.to_bytes());
             Ok(!add(number, entry.next, kind(entry.kind), name))
         })
@@ -88,7 +88,7 @@ impl Call<'_> {
         };
         let view = &open.node.view;
         if name == "." || name == ".." {
-            full.attributes.ino.0 = self.core.nodes.number(view, view.device, entry.inode);
+            full.attributes.ino.0 = self.core.nodes.known(view, open.device, entry.inode);
             return Ok(!add(&full));
         }
         let found = os::meta::of_entry(dir.as_fd(), entry.name).and_then(|meta| {

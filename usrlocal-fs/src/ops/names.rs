@@ -108,7 +108,12 @@ impl Call<'_> {
         }
         credentials::as_caller(self.caller, || {
             os::special::rename((old.fd.as_fd(), &old_name), (new.fd.as_fd(), &new_name), flags)
-        })
+        })?;
+        self.moved(&new, &new_name);
+        if os::special::exchanges(flags) {
+            self.moved(&old, &old_name);
+        }
+        Ok(())
     }
 
     fn place(&self, number: u64) -> Result<Place> {
@@ -132,24 +137,36 @@ impl Call<'_> {
     /// The node of an entry whose attributes were just read.
     pub(crate) fn enter_entry(
         &self,
-        parent: &Node,
+        parent: &Arc<Node>,
         dir: std::os::fd::BorrowedFd<'_>,
         name: &CStr,
         meta: &Meta,
     ) -> Result<Arc<Node>> {
         let view = &parent.view;
-        self.core.nodes.enter(view, meta, &self.core.metrics, || {
-            if meta.device != view.device {
-                return os::handle::Handle::held(dir, name);
-            }
-            let handle = os::handle::Handle::of_entry(dir, name)?;
+        let node = self.core.nodes.enter(view, meta, &self.core.metrics, || {
+            let handle = os::handle::Handle::of_entry(dir, name, meta, &view.anchors)?;
             // The entry may have been replaced since its attributes were read. (Handles are opaque: no two filesystems put
             // the same into them.)
             let again = os::meta::of_entry(dir, name)?;
-            let same =
-                (again.inode, again.born, again.kind()) == (meta.inode, meta.born, meta.kind());
+            let same = (again.device, again.inode, again.born, again.kind())
+                == (meta.device, meta.inode, meta.born, meta.kind());
             if same { Ok(handle) } else { Err(Errno::STALE) }
-        })
+        })?;
+        node.found_at(parent, name);
+        if parent.is_top() {
+            self.core.first_names.told(name, view.index);
+        }
+        Ok(node)
+    }
+
+    /// An entry was renamed to this: what has no handle is to be found here.
+    fn moved(&self, place: &Place, name: &CStr) {
+        let nodes = &self.core.nodes;
+        let meta = os::meta::of_entry(place.fd.as_fd(), name);
+        let number = meta.map(|meta| nodes.known(&place.node.view, meta.device, meta.inode));
+        if let Ok(node) = number.and_then(|number| nodes.get(number)) {
+            node.found_at(&place.node, name);
+        }
     }
 
     fn make(

@@ -107,6 +107,11 @@ impl Stage {
     }
 
     pub fn serve(&mut self, options: &[&str]) {
+        self.serve_with_files(None, options);
+    }
+
+    /// Starts the server with a limit of open files.
+    pub fn serve_with_files(&mut self, limit: Option<libc::rlim_t>, options: &[&str]) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_usrlocal-fs"));
         command
             .arg("mount")
@@ -114,6 +119,17 @@ impl Stage {
             .arg(self.at("scoreboard"))
             .args(options)
             .arg(self.at("mnt"));
+        let set_limit = move || match limit {
+            Some(most) => nix::sys::resource::setrlimit(
+                nix::sys::resource::Resource::RLIMIT_NOFILE,
+                most,
+                most,
+            )
+            .map_err(Into::into),
+            None => Ok(()),
+        };
+        // SAFETY: one system call.
+        unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, set_limit) };
         let child = command.stdin(Stdio::null()).spawn().unwrap();
         self.server = Some(child);
         let mnt = self.at("mnt");
@@ -200,4 +216,39 @@ pub fn in_groups<T: Send>(user: u32, groups: &[u32], work: impl FnOnce() -> T + 
 /// The number of the error, or 0.
 pub fn errno<T>(result: std::io::Result<T>) -> i32 {
     result.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1))
+}
+
+/// Something mounted, until this is dropped.
+pub struct Unmount(pub PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let path = CString::new(self.0.as_os_str().as_bytes()).unwrap();
+        // SAFETY: a system call with a C string and flags.
+        unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+    }
+}
+
+/// Runs `mount(8)` for `at`; none, and says so, where that cannot be.
+pub fn mount(arguments: &[&str], at: &Path) -> Option<Unmount> {
+    let done = Command::new("mount").args(arguments).arg(at).output();
+    if !done.is_ok_and(|done| done.status.success()) {
+        eprintln!("SKIP: `mount {}` does not work here", arguments.join(" "));
+        return None;
+    }
+    Some(Unmount(at.to_owned()))
+}
+
+/// An overlay filesystem, which has no file handles, for the tree of `user`.
+pub fn overlay(stage: &Stage, user: u32) -> Option<Unmount> {
+    let parts = ["lower", "upper", "work"].map(|part| stage.at(part));
+    for part in &parts {
+        std::fs::create_dir(part).unwrap();
+    }
+    let [lower, upper, work] = parts.map(|part| part.display().to_string());
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    let tree = stage.at(&format!("tree-{user}"));
+    let mounted = mount(&["-t", "overlay", "overlay", "-o", &options], &tree)?;
+    stage.make_tree(&user.to_string(), user);
+    Some(mounted)
 }

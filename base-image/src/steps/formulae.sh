@@ -1,0 +1,5 @@
+set -eu
+export HOMEBREW_NO_AUTO_UPDATE=1 HOMEBREW_NO_ANALYTICS=1 HOMEBREW_NO_INSTALL_CLEANUP=1
+@ENVIRONMENT@
+brew install @FORMULAE@
+patch --version | grep -q 'GNU patch'

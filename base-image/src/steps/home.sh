@@ -1,0 +1,2 @@
+set -eu
+mkdir -p local/bin local/sbin local/opt Library/Caches/Homebrew

@@ -1,0 +1,3 @@
+set -eu
+export OPAMYES=1
+opam init --bare --no-setup --disable-sandboxing --kind=@KIND@ default "$HOME/opam-repository"

@@ -1,0 +1,3 @@
+set -eu
+ln -s @PROGRAM@ local/bin/opam
+opam --version

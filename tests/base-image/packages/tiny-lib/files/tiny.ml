@@ -1,0 +1,1 @@
+let greeting name = "Good bye, " ^ name
