@@ -90,7 +90,8 @@ fn shape(message: &Message) -> Option<String> {
         }
         message::Call(call) => {
             let call = call.unwrap();
-            write!(text, "call {} ", call.get_question_id()).unwrap();
+            // By which number it is asked is the asker's business.
+            write!(text, "call ").unwrap();
             match call.get_target().unwrap().which().unwrap() {
                 message_target::ImportedCap(id) => write!(text, "import {id}").unwrap(),
                 message_target::PromisedAnswer(answer) => {
@@ -126,10 +127,10 @@ fn shape(message: &Message) -> Option<String> {
     Some(text)
 }
 
-/// How often each number has been asked or answered.
+/// What was asked, in order, and how often each number has been answered.
 #[derive(Default)]
 struct Seen {
-    questions: HashMap<u32, usize>,
+    questions: Vec<u32>,
     answers: HashMap<u32, usize>,
     shapes: Vec<String>,
 }
@@ -138,10 +139,10 @@ impl Seen {
     fn note(&mut self, message: &Message) {
         match message.get_root::<message::Reader<'_>>().unwrap().which().unwrap() {
             message::Bootstrap(one) => {
-                *self.questions.entry(one.unwrap().get_question_id()).or_default() += 1
+                self.questions.push(one.unwrap().get_question_id());
             }
             message::Call(one) => {
-                *self.questions.entry(one.unwrap().get_question_id()).or_default() += 1
+                self.questions.push(one.unwrap().get_question_id());
             }
             message::Return(one) => {
                 *self.answers.entry(one.unwrap().get_answer_id()).or_default() += 1
@@ -186,6 +187,29 @@ impl Peer {
     }
 }
 
+/// Where among all questions of the real worker those are that it asked by the number `id`.
+fn places(original: &[(Message, Vec<u8>)], id: u32) -> Vec<usize> {
+    let asked = original.iter().filter_map(|(message, _)| {
+        match message.get_root::<message::Reader<'_>>().unwrap().which().unwrap() {
+            message::Bootstrap(one) => Some(one.unwrap().get_question_id()),
+            message::Call(one) => Some(one.unwrap().get_question_id()),
+            _ => None,
+        }
+    });
+    asked.enumerate().filter(|(_, other)| *other == id).map(|(place, _)| place).collect()
+}
+
+/// Makes the message `bytes`, which is a return of one segment, one to the question `id`.
+fn set_answer_id(bytes: &mut [u8], id: u32) {
+    let pointer = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    // A pointer to a struct: where it begins, in words behind the pointer, and how many words of data it has.
+    let target = |at: usize| at + 8 + 8 * usize::try_from((pointer(at) as u32) >> 2).unwrap();
+    let data = |at: usize| 8 * usize::from((pointer(at) >> 32) as u16);
+    // Behind the length of the segment is the pointer to the message, whose first pointer leads to the return.
+    let answer = target(target(8) + data(8));
+    bytes[answer..answer + 4].copy_from_slice(&id.to_le_bytes());
+}
+
 /// The number that a call has for its first parameter: of `Job.log`, where to start.
 fn first_number(call: &capnp_rpc::rpc_capnp::call::Reader<'_>) -> u64 {
     let mut alone = capnp::message::Builder::new_default();
@@ -214,11 +238,15 @@ fn replay(
         *count
     };
     for (message, bytes) in theirs {
+        let mut bytes = bytes.clone();
         match message.get_root::<message::Reader<'_>>().unwrap().which().unwrap() {
             message::Return(answer) => {
                 let id = answer.unwrap().get_answer_id();
                 let nth = next(&mut returned, id);
-                peer.wait("ask", |seen| seen.questions.get(&id).is_some_and(|count| *count >= nth));
+                let place = places(original, id)[nth - 1];
+                peer.wait("ask", |seen| seen.questions.len() > place);
+                let ours = peer.seen.0.lock().unwrap().questions[place];
+                set_answer_id(&mut bytes, ours);
             }
             message::Call(call) => {
                 let call = call.unwrap();
@@ -245,7 +273,7 @@ fn replay(
             }
             _ => {}
         }
-        peer.stream.write_all(bytes).unwrap();
+        peer.stream.write_all(&bytes).unwrap();
     }
 }
 
@@ -324,7 +352,7 @@ fn garbled_messages_do_not_harm_the_worker() {
     }
     // It still comes and asks for the service.
     let peer = Peer::new(listener.accept().unwrap().0);
-    peer.wait("ask", |seen| seen.questions.get(&0).is_some());
+    peer.wait("ask", |seen| !seen.questions.is_empty());
     agent.order(|control| control.stop());
     drop(peer);
     agent.left();
