@@ -186,7 +186,7 @@ fn connections_lost_in_the_middle_of_any_call_to_the_worker_do_not_harm_it() {
             // Each of these is asked, and the connection goes before, while or after it is answered.
             let (log, result) = (job.log(i64::MAX / 2), job.result());
             let (agent, other) =
-                (worker.metrics(MetricsSource::Agent), worker.additional_metric("x".into()));
+                (worker.metrics(MetricsSource::Agent), worker.additional_metric("x"));
             let (end, cut) = (job.log(-1), async {
                 if round % 2 == 1 {
                     tokio::task::yield_now().await;

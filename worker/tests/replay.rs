@@ -67,7 +67,7 @@ impl Executor for Recorded {
             let said = said("client-failing.output.txt");
             let (said, _) = said.split_once("Failed: ").unwrap();
             let at = said.trim_end().rfind('\n').unwrap() + 1;
-            log.write(said[..at].as_bytes());
+            log.write(&said.as_bytes()[..at]);
             Outcome::Failed(said[at..].trim_end().to_owned())
         } else {
             log.write(said("client-cancelled.output.txt").as_bytes());
@@ -279,7 +279,7 @@ fn replay(
 
 /// Whether the real worker's answer to the call came only because the call was called off.
 fn is_called_off(original: &[(Message, Vec<u8>)], id: u32, nth: usize) -> bool {
-    let answers = original.iter().filter_map(|(message, _)| {
+    let mut answers = original.iter().filter_map(|(message, _)| {
         match message.get_root::<message::Reader<'_>>().unwrap().which().unwrap() {
             message::Return(answer) => {
                 Some(answer.unwrap()).filter(|one| one.get_answer_id() == id)
@@ -287,7 +287,7 @@ fn is_called_off(original: &[(Message, Vec<u8>)], id: u32, nth: usize) -> bool {
             _ => None,
         }
     });
-    let answer = answers.skip(nth - 1).next();
+    let answer = answers.nth(nth - 1);
     answer.is_none_or(|answer| match answer.which().unwrap() {
         return_::Canceled(()) => true,
         return_::Exception(error) => {
