@@ -139,11 +139,11 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named() {
-        let command = Command::new("no-such-program");
+        let command = Command::new("/no-such-program");
         let missing = Program { label: "x", command, stdin: b"" }.run(&log(), &Cancel::new());
         assert_eq!(
             missing.unwrap_err().to_string(),
-            "there is no `no-such-program` on this worker"
+            "there is no `/no-such-program` on this worker"
         );
     }
 
