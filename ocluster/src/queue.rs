@@ -12,7 +12,8 @@ pub struct QueueClient(pub(crate) queue::Client);
 impl QueueClient {
     /// Waits for a job, for as long as that may take. `job` is what its submitter will follow it by.
     ///
-    /// A wait that is dropped is called off: no job is lost. The inner error is that of a job which is this worker's now,
+    /// Schedulers do not hear that a wait was called off: one that is dropped takes the next job with it, which nobody then
+    /// does. Whoever wants no job for now says so by [`QueueClient::set_active`] and goes on waiting. The inner error is that of a job which is this worker's now,
     /// and whose description cannot be read.
     pub async fn pop(&self, job: JobClient) -> Result<Result<JobDescr, CallError>, CallError> {
         let mut request = self.0.pop_request();

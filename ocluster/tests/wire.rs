@@ -267,22 +267,41 @@ fn a_job_is_released_when_its_client_goes_though_calls_wait() {
 }
 
 #[test]
-fn a_wait_for_a_job_can_be_called_off_and_loses_none() {
+fn a_wait_for_a_job_outlives_a_pause() {
     let scheduler = Scheduler::start("x", Security::Tls);
     run(async {
         let (_session, queue) = register(&scheduler, "w1").await.unwrap();
-        let pop = queue.pop(JobClient::serve(Rc::new(ToyJob::default())));
-        assert!(tokio::time::timeout(Duration::from_millis(50), pop).await.is_err());
+        let mut pop = Box::pin(queue.pop(JobClient::serve(Rc::new(ToyJob::default()))));
+        assert!(futures::poll!(&mut pop).is_pending());
+        queue.set_active(false).await.unwrap();
         let client = connect(scheduler.submission()).await;
         let ticket =
             SubmissionClient::of(&client).submit("x", &JobDescr::obuilder("()"), false).unwrap();
         let _job = ticket.job();
-        queue.set_active(false).await.unwrap();
-        let toy = Rc::new(ToyJob::default());
-        let mut pop = Box::pin(queue.pop(JobClient::serve(toy)));
         assert!(tokio::time::timeout(Duration::from_millis(50), &mut pop).await.is_err());
         queue.set_active(true).await.unwrap();
         assert_eq!(pop.await.unwrap().unwrap(), JobDescr::obuilder("()"));
+    });
+    scheduler.check();
+}
+
+#[test]
+fn a_wait_that_is_called_off_takes_a_job_with_it() {
+    let scheduler = Scheduler::start("x", Security::Tls);
+    run(async {
+        let (_session, queue) = register(&scheduler, "w1").await.unwrap();
+        let toy = Rc::new(ToyJob::default());
+        let mut pop = Box::pin(queue.pop(JobClient::serve(toy.clone())));
+        assert!(futures::poll!(&mut pop).is_pending());
+        queue.set_active(true).await.unwrap();
+        drop(pop);
+        let client = connect(scheduler.submission()).await;
+        let ticket =
+            SubmissionClient::of(&client).submit("x", &JobDescr::obuilder("()"), false).unwrap();
+        let job = ticket.job();
+        // Whoever follows it is led to the worker that no longer listens.
+        job.cancel().await.unwrap();
+        assert_eq!(scheduler.live().waiting, 0);
     });
     scheduler.check();
 }

@@ -313,6 +313,24 @@ fn draining_finishes_jobs_and_takes_no_more() {
 }
 
 #[test]
+fn what_comes_while_the_worker_says_that_it_wants_no_more_is_done() {
+    let scheduler = tls();
+    let agent = Running::start(&scheduler, "w1", 1);
+    scheduler.wait_until("it is there", |live| live.registrations == 1);
+    // The scheduler does not hear that the worker wants no jobs, and so gives it one.
+    scheduler.plan(Call::SetActive, Fault::Stall);
+    agent.order(|control| control.drain());
+    run(async {
+        let client = Client::new(&scheduler, "p").await;
+        let job = client.submit("x");
+        assert_eq!(job.result().await.unwrap(), "x");
+    });
+    scheduler.drop_connections();
+    assert_eq!(agent.left(), Leaving::Stopped);
+    scheduler.check();
+}
+
+#[test]
 fn stopping_cancels_jobs() {
     let scheduler = tls();
     let agent = Running::start(&scheduler, "w1", 2);
@@ -364,6 +382,8 @@ fn a_paused_worker_gets_no_jobs_until_it_wants_them_again() {
         until("nobody takes it", || scheduler.live().waiting == 1).await;
         agent.order(|control| control.pause(false));
         assert_eq!(job.result().await.unwrap(), "x");
+        let next = client.submit("y");
+        assert_eq!(next.result().await.unwrap(), "y");
     });
     scheduler.check();
 }

@@ -9,7 +9,7 @@ use capnp::capability::FromClientHook;
 use tokio::sync::oneshot;
 
 use super::faults::Call;
-use super::pool::{Item, Member, Pool, count, decode};
+use super::pool::{Member, Pool, count, decode};
 use crate::cut::Cuttable;
 use crate::job_descr::{JobDescr, text};
 use crate::schema_capnp::{admin, job, pool_admin, queue, registration, submission, ticket};
@@ -71,21 +71,6 @@ impl Drop for Queue {
     }
 }
 
-/// Takes a wait for a job back when it is called off.
-struct Waiting<'a>(&'a Queue, oneshot::Receiver<Item>);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.1.close();
-        // What came too late is not lost.
-        if let Ok(item) = self.1.try_recv() {
-            self.0.services.pool.items.borrow_mut().push_front(item);
-        }
-        let mut waiting = self.0.member.waiting.borrow_mut();
-        waiting.take_if(|sender| sender.is_closed());
-    }
-}
-
 impl queue::Server for Queue {
     async fn pop(
         self: Rc<Self>,
@@ -104,14 +89,20 @@ impl queue::Server for Queue {
         let (sender, receiver) = oneshot::channel();
         self.member.waiting.replace(Some(sender));
         pool.assign();
-        let mut waiting = Waiting(&self, receiver);
-        let item = (&mut waiting.1).await;
-        let item = item.map_err(|_| Error::failed("the pool has gone".into()))?;
-        count(&self.member.popped);
-        decode(&item.message, |descr| results.get().set_descr(descr))?;
-        // Whoever submitted it may have gone; then nobody holds the job, and the worker is told.
-        let _ = item.taken.send(job);
-        Ok(())
+        let (give, given) = oneshot::channel();
+        let member = Rc::downgrade(&self.member);
+        // As schedulers do, it goes on when the call is called off; the job is then lost to a worker that does not listen.
+        tokio::task::spawn_local(async move {
+            let Ok(item) = receiver.await else { return };
+            if let Some(member) = member.upgrade() {
+                count(&member.popped);
+            }
+            let _ = give.send(item.message);
+            // Whoever submitted it may have gone; then nobody holds the job, and the worker is told.
+            let _ = item.taken.send(job);
+        });
+        let message = given.await.map_err(|_| Error::failed("the pool has gone".into()))?;
+        decode(&message, |descr| results.get().set_descr(descr))
     }
 
     async fn set_active(
