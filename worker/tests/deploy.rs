@@ -190,6 +190,8 @@ fn a_worker_is_deployed_updated_and_brought_back() {
     });
     let (done, said) = machine.play("site.yml", "1", "programs");
     assert!(done && said.contains("changed=0"), "{said}");
+    let (done, said) = machine.play("site.yml", "1", "broken");
+    assert!(!done && said.contains("differs from the one in use, version 1"), "{said}");
     let registered = scheduler.live().registrations;
 
     let (done, said) = machine.play("update.yml", "2", "programs");
