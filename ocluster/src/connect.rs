@@ -129,7 +129,10 @@ fn keep_alive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let interval = (idle / 10).max(Duration::from_secs(1));
     let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(6);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    // While something that was written waits for its receipt, nothing is asked, and the system may try for a quarter of an hour.
+    crate::system::give_up_after(&socket, idle + interval * 6)
 }
 
 /// Reads messages as `options` allow.

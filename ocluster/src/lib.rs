@@ -18,6 +18,12 @@ mod cut;
 mod identity;
 mod network;
 mod pin;
+#[cfg(target_os = "linux")]
+#[path = "linux/system.rs"]
+mod system;
+#[cfg(not(target_os = "linux"))]
+#[path = "macos/system.rs"]
+mod system;
 
 pub mod error;
 pub mod job_descr;

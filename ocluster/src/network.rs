@@ -2,10 +2,10 @@
 //!
 //! It sends the service's id with its bootstrap message. And every call gets its answer: where the other end calls a call
 //! off, `capnp-rpc` would drop it without a word, but then neither end could ever forget it, nor use its number again. So
-//! the call runs to its end, which is never far (jobs that nobody holds are cancelled), and the answer says `canceled`.
+//! the call runs to its end, and the answer says `canceled`. What may wait for long asks by [`asked`] to be told.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use capnp::any_pointer;
@@ -15,6 +15,7 @@ use capnp_rpc::rpc_capnp::message;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{Connection, FlowController, IncomingMessage, OutgoingMessage, VatNetwork};
 use futures::TryFutureExt;
+use tokio::sync::watch;
 
 /// Wraps a network of two parties.
 pub(crate) struct WithServiceId<N> {
@@ -56,11 +57,49 @@ impl<N: VatNetwork<Side>> VatNetwork<Side> for WithServiceId<N> {
     }
 }
 
+/// Whether a call was called off.
+#[derive(Default)]
+pub(crate) struct CallOff(watch::Sender<bool>);
+
+impl CallOff {
+    /// Waits until it was.
+    pub(crate) async fn called_off(&self) {
+        // The sender lives as long as this.
+        let _ = self.0.subscribe().wait_for(|off| *off).await;
+    }
+}
+
+thread_local! {
+    /// The call whose parameters were looked at last.
+    static LOOKED_AT: RefCell<Option<Rc<CallOff>>> = const { RefCell::new(None) };
+}
+
+/// Has `look` look at a call's parameters; gives what tells of the call's being called off, too. One that came over no
+/// connection is never called off so.
+pub(crate) fn asked<T>(look: impl FnOnce() -> T) -> (T, Rc<CallOff>) {
+    LOOKED_AT.set(None);
+    let seen = look();
+    (seen, LOOKED_AT.take().unwrap_or_default())
+}
+
+/// A call that takes note of its being looked at: `capnp-rpc` does not tell its servers which call it is that they serve.
+struct Asked {
+    inner: Box<dyn IncomingMessage>,
+    off: Rc<CallOff>,
+}
+
+impl IncomingMessage for Asked {
+    fn get_body(&self) -> capnp::Result<any_pointer::Reader<'_>> {
+        LOOKED_AT.set(Some(self.off.clone()));
+        self.inner.get_body()
+    }
+}
+
 /// The calls of the other end, by their numbers.
 #[derive(Default)]
 struct Calls {
     /// Those without an answer.
-    unanswered: HashSet<u32>,
+    unanswered: HashMap<u32, Rc<CallOff>>,
     /// Those of them that were called off, with the message that said so.
     called_off: HashMap<u32, Box<dyn IncomingMessage>>,
     /// Messages to be looked at before any that come later.
@@ -74,19 +113,24 @@ impl Calls {
         received: Box<dyn IncomingMessage>,
     ) -> capnp::Result<Option<Box<dyn IncomingMessage>>> {
         let root = received.get_body()?.get_as::<message::Reader<'_>>()?;
-        match root.which() {
+        let received: Box<dyn IncomingMessage> = match root.which() {
             Ok(message::Call(Ok(call))) => {
-                self.unanswered.insert(call.get_question_id());
+                let off = Rc::<CallOff>::default();
+                self.unanswered.insert(call.get_question_id(), off.clone());
+                Box::new(Asked { inner: received, off })
             }
             Ok(message::Finish(Ok(finish)))
-                if self.unanswered.contains(&finish.get_question_id()) =>
+                if self.unanswered.contains_key(&finish.get_question_id()) =>
             {
                 let number = finish.get_question_id();
+                if let Some(off) = self.unanswered.get(&number) {
+                    off.0.send_replace(true);
+                }
                 self.called_off.insert(number, received);
                 return Ok(None);
             }
-            _ => {}
-        }
+            _ => received,
+        };
         if self.ready.is_empty() {
             return Ok(Some(received));
         }

@@ -9,8 +9,7 @@ use tokio::sync::watch;
 
 use crate::job_log::JobLog;
 
-/// Most calls for the log of one job that may wait at once; whoever asks for more has lost count. Calls that were called off
-/// wait as well, until the log has more to say.
+/// Most calls for the log of one job, or for its end, that may wait at once; whoever asks for more has lost count.
 const MOST_READERS: usize = 4096;
 
 /// How a job ended.
@@ -66,6 +65,13 @@ impl Job {
         self.end.send_replace(Some(result.map_err(|text| CallError::Failed(text.into()))));
     }
 
+    fn reader(&self) -> Result<Reader<'_>, CallError> {
+        if self.readers.get() >= MOST_READERS {
+            return Err(CallError::Overloaded("too many calls wait for this job".into()));
+        }
+        Ok(Reader::new(&self.readers))
+    }
+
     /// Waits until nobody holds it any more.
     pub async fn until_released(&self) {
         let mut held = self.held.subscribe();
@@ -76,14 +82,12 @@ impl Job {
 
 impl Served for Job {
     async fn log(&self, start: i64) -> Result<LogChunk, CallError> {
-        if self.readers.get() >= MOST_READERS {
-            return Err(CallError::Overloaded("too many calls wait for this log".into()));
-        }
-        let _reader = Reader::new(&self.readers);
+        let _reader = self.reader()?;
         self.log.read(start).await
     }
 
     async fn result(&self) -> Result<String, CallError> {
+        let _reader = self.reader()?;
         let mut end = self.end.subscribe();
         let ended = end.wait_for(Option::is_some).await;
         let gone = || CallError::Failed("the worker has gone".into());
@@ -157,6 +161,7 @@ mod tests {
             assert!(futures::poll!(one).is_pending());
         }
         assert!(matches!(Served::log(&job, 0).await, Err(CallError::Overloaded(_))));
+        assert!(matches!(job.result().await, Err(CallError::Overloaded(_))));
         waiting.pop();
         assert!(futures::poll!(Box::pin(Served::log(&job, 0))).is_pending());
     }
