@@ -2,8 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Seek, Write};
+use std::path::PathBuf;
 
 use tempfile::SpooledTempFile;
+
+use crate::log::no_more;
 
 /// Bytes of one build that wait in memory; more wait in a temporary file.
 const IN_MEMORY: usize = 1 << 20;
@@ -14,12 +17,31 @@ pub struct Order<W> {
     out: W,
     /// The builds that were begun and whose text has not all passed on, by their path; the outermost always.
     builds: HashMap<Vec<String>, Build>,
+    spool: Spool,
+}
+
+/// Where text waits.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    /// Directory for temporary files; they have no name there.
+    pub dir: PathBuf,
+    /// Most bytes that wait of one build; its text says when there were more.
+    pub most: u64,
+}
+
+impl Default for Spool {
+    /// As much as there is, where temporary files usually are.
+    fn default() -> Self {
+        Self { dir: std::env::temp_dir(), most: u64::MAX }
+    }
 }
 
 #[derive(Default)]
 struct Build {
     /// What waits, behind the one before; `None` where nothing ever had to.
     waiting: Option<SpooledTempFile>,
+    /// How much that was, or would have been.
+    kept: u64,
     /// Nested builds in it, the first of which passes its text on.
     nested: VecDeque<String>,
     ended: bool,
@@ -28,7 +50,12 @@ struct Build {
 impl<W: Write> Order<W> {
     /// Writes to `out`.
     pub fn new(out: W) -> Self {
-        Self { out, builds: HashMap::from([(Vec::new(), Build::default())]) }
+        Self::with(out, Spool::default())
+    }
+
+    /// Writes to `out`; what waits does so in `spool`.
+    pub fn with(out: W, spool: Spool) -> Self {
+        Self { out, builds: HashMap::from([(Vec::new(), Build::default())]), spool }
     }
 
     /// The build at `path` begins in the one around it.
@@ -78,7 +105,16 @@ impl<W: Write> Order<W> {
 
     fn keep(&mut self, path: &[String], bytes: &[u8]) -> io::Result<()> {
         let build = self.builds.entry(path.to_vec()).or_default();
-        build.waiting.get_or_insert_with(|| SpooledTempFile::new(IN_MEMORY)).write_all(bytes)
+        let Spool { dir, most } = &self.spool;
+        let waiting = build.waiting.get_or_insert_with(|| SpooledTempFile::new_in(IN_MEMORY, dir));
+        let room = usize::try_from(most.saturating_sub(build.kept)).unwrap_or(usize::MAX);
+        waiting.write_all(&bytes[..bytes.len().min(room)])?;
+        let before = build.kept;
+        build.kept = before.saturating_add(bytes.len() as u64);
+        if before <= *most && build.kept > *most {
+            waiting.write_all(no_more(*most).as_bytes())?;
+        }
+        Ok(())
     }
 
     /// Lets the builds at `around` that have ended go, or `all` of them, and the text of the next one come.
@@ -207,5 +243,21 @@ mod tests {
         assert!(order.builds[&path("b")].waiting.as_ref().unwrap().is_rolled());
         order.end(&path("a"));
         assert_eq!(order.out.len(), 40 << 16);
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool { dir: dir.path().into(), most: 4 };
+        let mut order = Order::with(Vec::new(), spool);
+        for name in ["a", "b"] {
+            order.begin(&path(name));
+        }
+        for text in ["12", "345", "678"] {
+            order.write(&path("b"), text.as_bytes());
+            order.write(&path("a"), text.as_bytes());
+        }
+        let said = String::from_utf8(order.finish().clone()).unwrap();
+        assert_eq!(said, format!("123456781234{}", no_more(4)));
     }
 }
