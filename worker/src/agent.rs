@@ -44,6 +44,8 @@ pub struct Config {
     pub log_dir: PathBuf,
     /// Most bytes of one job's log.
     pub log_cap: u64,
+    /// Most bytes of all logs of jobs that have ended and are still held; the oldest make room.
+    pub ended_logs_cap: u64,
     /// Longest time for one job.
     pub job_timeout: Option<Duration>,
     /// How long those who follow a job may take to hear of its end before the worker leaves.
@@ -108,6 +110,23 @@ impl State {
                 return;
             }
             changed.await;
+        }
+    }
+
+    /// Forgets the oldest logs of jobs that have ended, until the others take no more than `cap` bytes.
+    fn make_room(&self, cap: u64) {
+        let jobs = self.jobs.borrow();
+        let mut all: u64 = jobs.values().map(|job| job.log().kept_after_its_end()).sum();
+        for (number, job) in jobs.iter() {
+            let kept = job.log().kept_after_its_end();
+            if all <= cap {
+                return;
+            }
+            if kept > 0 {
+                tracing::info!("the log of job {number}, {kept} bytes, makes room for others");
+                job.log().forget();
+                all -= kept;
+            }
         }
     }
 
@@ -196,6 +215,7 @@ impl<E: Executor> Agent<E> {
     fn start(&self, number: u64, job: &Rc<Job>, descr: JobDescr) {
         let (job, executor, metrics) = (job.clone(), self.executor.clone(), self.metrics.clone());
         let (state, limit) = (self.state.clone(), self.config.job_timeout);
+        let logs_cap = self.config.ended_logs_cap;
         add(&metrics.accepted, 1);
         let weight = self.config.weights.of(&descr.cache_hint).min(self.config.capacity);
         state.running.set(state.running.get() + 1);
@@ -222,6 +242,7 @@ impl<E: Executor> Agent<E> {
                 began.elapsed().as_secs_f64()
             );
             job.finish(outcome);
+            state.make_room(logs_cap);
             add(&metrics.log_bytes, job.log().len());
             metrics.ended(result, began.elapsed());
             state.running.set(state.running.get() - 1);

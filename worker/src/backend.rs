@@ -10,9 +10,10 @@ use obuild_worker::text::chain;
 use obuilder_core::cache::ResultCache;
 use obuilder_core::interpreter::Builder;
 use sandbox_macos::{Account, BuildUserSandbox, Config, Fuse, Isolation};
-use store_rsync::{Mode, RsyncStore};
+use store_rsync::{Mode, RsyncStore, WarmTrees};
 
 use crate::Stop;
+use crate::images::Images;
 use crate::settings::Settings;
 
 /// Everything that builds of specs need; `None` without a store.
@@ -26,16 +27,23 @@ pub(crate) fn builder(settings: &Settings, metrics: &Metrics) -> Result<Option<B
     })?;
     let mode = settings.options.rsync_mode.as_deref().unwrap_or("auto");
     let mode: Mode = mode.parse().map_err(|error| Stop::usage(format!("--rsync-mode: {error}")))?;
-    let store = RsyncStore::open(&path, mode).map_err(|error| Stop::system(chain(&error)))?;
-    let store = Arc::new(store);
+    let options = &settings.options;
+    let slots = options.slots.unwrap_or(1);
+    // One for each step that may run, and one more for two jobs in turns.
+    let warm = WarmTrees { most: slots as usize + 1, ..WarmTrees::default() };
+    let store = RsyncStore::open_with(&path, mode, warm);
+    let store = store.map_err(|error| Stop::system(chain(&error)))?;
+    let store = Arc::new(store.fast_sync(options.steps.fast_sync));
     let counted = store.clone();
     metrics.count_warm_trees(move || counted.warm_trees());
-    set(&metrics.slots, u64::from(settings.options.slots.unwrap_or(1)));
+    set(&metrics.slots, u64::from(slots));
     let (cache, opened) = ResultCache::open(store).map_err(|error| Stop::system(chain(&error)))?;
     opened.notes.iter().for_each(|text| tracing::info!("{text}"));
     let sandbox = sandbox(settings, &path)?;
     sandbox.recover().map_err(|error| Stop::system(chain(&error)))?;
-    let fetcher = Arc::new(DirFetcher::new(images(settings, &path)));
+    let dirs = DirFetcher::new(images(settings, &path));
+    let (oci, docker) = (options.steps.oci(&settings.state_dir)?, options.steps.docker()?);
+    let fetcher = Arc::new(Images { dirs, oci, docker });
     Ok(Some(Builder { cache, sandbox: Arc::new(sandbox), fetcher }))
 }
 
@@ -61,7 +69,8 @@ fn sandbox(settings: &Settings, store: &Path) -> Result<BuildUserSandbox, Stop> 
     let fuse = options.fuse.clone().map(served_by_ourselves).transpose()?;
     let hidden = [store, &settings.state_dir, &settings.cap].map(Path::to_owned).to_vec();
     let users = Account::several(prefix, first, slots as usize);
-    let config = Config { users, hidden, isolation, fuse, ..Config::new(home) };
+    let limits = options.steps.limits()?;
+    let config = Config { users, hidden, isolation, limits, fuse, ..Config::new(home) };
     BuildUserSandbox::new(config).map_err(|error| Stop::system(chain(&error)))
 }
 

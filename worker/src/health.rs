@@ -15,11 +15,43 @@ use crate::text::chain;
 const SPEC: &[u8] = b"((from scratch) (shell /bin/sh -c) (run (shell \"echo healthcheck\")))";
 /// Longest time that the trivial step may run.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest time for all of a check, waiting for a place to run the step included.
+const LONGEST: Duration = Duration::from_secs(300);
 /// How soon to look again after a failure.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Builds a trivial step, really; gives what went wrong.
+/// Builds a trivial step, really, in bounded time; gives what went wrong.
 pub fn check(builder: &Builder, cancel: &Cancel) -> Result<(), String> {
+    bounded(LONGEST, cancel, |cancel| build(builder, cancel))
+}
+
+/// Has `check` stop after `longest`.
+fn bounded(
+    longest: Duration,
+    cancel: &Cancel,
+    check: impl FnOnce(&Cancel) -> Result<(), String>,
+) -> Result<(), String> {
+    let ((bound, _passed_on), ended) = (cancel.child(), Cancel::new());
+    std::thread::scope(|scope| {
+        let timer = scope.spawn(|| {
+            let late = !ended.wait_timeout(longest);
+            if late {
+                bound.cancel();
+            }
+            late
+        });
+        let checked = check(&bound);
+        ended.cancel();
+        // A timer has nothing to panic about.
+        let late = timer.join().unwrap_or(false);
+        checked.map_err(|why| match late {
+            true => format!("it took longer than {} s", longest.as_secs()),
+            false => why,
+        })
+    })
+}
+
+fn build(builder: &Builder, cancel: &Cancel) -> Result<(), String> {
     let spec = Spec::parse(SPEC).map_err(|error| error.to_string())?;
     let context = Context::new(std::env::temp_dir());
     let plan = builder.plan(&spec, &context).map_err(|error| chain(&error))?;
@@ -47,6 +79,11 @@ pub async fn watch(builder: Builder, period: Duration, control: Control, metrics
             &metrics.healthcheck_ms,
             u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         );
+        if checked.is_err() && began.elapsed() >= LONGEST && control.running() > 0 {
+            // All places may have been taken by jobs, which is nothing to be ill of.
+            tracing::info!("the health check had no place to run in; it is tried again");
+            continue;
+        }
         set(&metrics.unhealthy, u64::from(checked.is_err()));
         match &checked {
             Err(why) => tracing::warn!("the health check failed: {why}"),
@@ -55,5 +92,25 @@ pub async fn watch(builder: Builder, period: Duration, control: Control, metrics
         }
         healthy = checked.is_ok();
         control.pause(!healthy);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_that_hangs_ends() {
+        let hangs = |cancel: &Cancel| match cancel.wait_timeout(Duration::from_secs(60)) {
+            true => Err("stopped".to_owned()),
+            false => Ok(()),
+        };
+        let found = bounded(Duration::from_millis(10), &Cancel::new(), hangs);
+        assert_eq!(found.unwrap_err(), "it took longer than 0 s");
+        let cancelled = Cancel::new();
+        cancelled.cancel();
+        let found = bounded(Duration::from_secs(60), &cancelled, hangs);
+        assert_eq!(found.unwrap_err(), "stopped");
+        assert_eq!(bounded(Duration::from_secs(60), &Cancel::new(), |_| Ok(())), Ok(()));
     }
 }

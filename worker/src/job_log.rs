@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use obuilder_core::log::no_more;
 use ocluster::CallError;
 use ocluster::job::LogChunk;
 use tokio::sync::Notify;
@@ -32,6 +33,8 @@ struct State {
     /// Nothing more is kept.
     full: bool,
     finished: bool,
+    /// Nothing is kept any more.
+    forgotten: bool,
 }
 
 impl JobLog {
@@ -52,10 +55,7 @@ impl JobLog {
         self.append(&mut state, kept);
         if kept.len() < bytes.len() {
             state.full = true;
-            let cap = self.0.cap;
-            let note =
-                format!("\n[the log has reached its limit of {cap} bytes; the rest is not kept]\n");
-            self.append(&mut state, note.as_bytes());
+            self.append(&mut state, no_more(self.0.cap).as_bytes());
         }
         drop(state);
         self.0.grown.notify_waiters();
@@ -67,6 +67,23 @@ impl JobLog {
         if !state.finished {
             self.append(&mut state, last.as_bytes());
             state.finished = true;
+        }
+        drop(state);
+        self.0.grown.notify_waiters();
+    }
+
+    /// How many bytes of a log that has ended are on the disk.
+    pub fn kept_after_its_end(&self) -> u64 {
+        let state = self.lock();
+        if state.finished && !state.forgotten { state.len } else { 0 }
+    }
+
+    /// Makes room: nobody can read it any more.
+    pub fn forget(&self) {
+        let mut state = self.lock();
+        (state.forgotten, state.full) = (true, true);
+        if let Err(error) = self.0.file.set_len(0) {
+            tracing::error!("failed to empty a job's log: {error}");
         }
         drop(state);
         self.0.grown.notify_waiters();
@@ -94,6 +111,9 @@ impl JobLog {
             grown.as_mut().enable();
             {
                 let state = self.lock();
+                if state.forgotten {
+                    return Err(CallError::Failed("this log is no longer kept".into()));
+                }
                 let start = *from.get_or_insert_with(|| position(start, state.len));
                 let Some(available) = state.len.checked_sub(start) else {
                     return Err(CallError::Failed("Start value out of range!".into()));
@@ -201,5 +221,18 @@ mod tests {
         let text = String::from_utf8(log.read(0).await.unwrap().bytes).unwrap();
         let note = "\n[the log has reached its limit of 4 bytes; the rest is not kept]\n";
         assert_eq!(text, format!("1234{note}Job succeeded\n"));
+    }
+
+    #[tokio::test]
+    async fn a_forgotten_log_says_so() {
+        let log = log(1 << 20);
+        log.write(b"hello");
+        assert_eq!(log.kept_after_its_end(), 0, "it has not ended");
+        log.finish("!");
+        assert_eq!(log.kept_after_its_end(), 6);
+        log.forget();
+        assert_eq!(log.kept_after_its_end(), 0);
+        assert_eq!(log.0.file.metadata().unwrap().len(), 0);
+        assert_eq!(log.read(0).await.unwrap_err().to_string(), "this log is no longer kept");
     }
 }

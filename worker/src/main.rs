@@ -8,9 +8,13 @@
 mod backend;
 mod check;
 mod doctor;
+// What a base image's name means is the same for the command and for the worker.
+#[path = "../../src/images.rs"]
+mod images;
 mod operate;
 mod options;
 mod settings;
+mod steps;
 mod work;
 
 use std::io::{self, Write};

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use obuilder_core::order::Order;
+use obuilder_core::order::{Order, Spool};
 use obuilder_core::progress::{Event, Observer, Stage, StepEnd};
 
 use crate::job_log::JobLog;
@@ -35,8 +35,8 @@ impl Write for Lines {
 }
 
 impl ToLog {
-    pub(crate) fn new(log: &JobLog, metrics: Arc<Metrics>) -> Self {
-        Self { order: Mutex::new(Order::new(Lines(log.clone()))), metrics }
+    pub(crate) fn new(log: &JobLog, metrics: Arc<Metrics>, spool: Spool) -> Self {
+        Self { order: Mutex::new(Order::with(Lines(log.clone()), spool)), metrics }
     }
 
     /// Writes what still waits: nothing more comes.

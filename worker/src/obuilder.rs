@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use obuilder_core::Cancel;
 use obuilder_core::bstr::BString;
 use obuilder_core::cache::StepFailure;
 use obuilder_core::interpreter::{BuildError, Builder, Context, Options};
+use obuilder_core::order::Spool;
 use obuilder_core::spec::{Op, Spec, op_heading, resolve};
 use ocluster::Secret;
 
@@ -20,12 +22,22 @@ use crate::text::{chain, quoted};
 pub struct Obuilder {
     builder: Builder,
     metrics: Arc<Metrics>,
+    bounds: Bounds,
+}
+
+/// What one build may take.
+#[derive(Debug, Clone, Default)]
+pub struct Bounds {
+    /// Longest time that a step may run.
+    pub timeout: Option<Duration>,
+    /// Most bytes of a step's log, and what waits of the text of builds that run at once.
+    pub spool: Spool,
 }
 
 impl Obuilder {
-    /// Builds with `builder`.
-    pub fn new(builder: Builder, metrics: Arc<Metrics>) -> Self {
-        Self { builder, metrics }
+    /// Builds with `builder`, within `bounds`.
+    pub fn new(builder: Builder, metrics: Arc<Metrics>, bounds: Bounds) -> Self {
+        Self { builder, metrics, bounds }
     }
 
     /// What it builds with.
@@ -49,8 +61,10 @@ impl Obuilder {
         let mut context = Context::new(src);
         let pair = |secret: &Secret| (BString::from(&*secret.id), BString::from(&secret.value[..]));
         context.secrets = secrets.iter().map(pair).collect();
-        let observer = ToLog::new(log, self.metrics.clone());
-        let built = self.builder.build(&spec, &context, &Options::default(), cancel, &observer);
+        let Bounds { timeout, spool } = self.bounds.clone();
+        let options = Options { timeout, log_cap: Some(spool.most), ..Options::default() };
+        let observer = ToLog::new(log, self.metrics.clone(), spool);
+        let built = self.builder.build(&spec, &context, &options, cancel, &observer);
         observer.finish();
         match built {
             Ok(id) => Outcome::Succeeded(id.to_string()),

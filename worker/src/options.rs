@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::Stop;
+use crate::steps::Steps;
 
 /// What may be said on the command line and in the configuration file (a key for each flag's long name).
 #[derive(Debug, Clone, Default, clap::Args, serde::Deserialize)]
@@ -116,6 +117,10 @@ pub(crate) struct Options {
 
     #[command(flatten)]
     #[serde(flatten)]
+    pub(crate) steps: Steps,
+
+    #[command(flatten)]
+    #[serde(flatten)]
     pub(crate) accepted: Accepted,
 }
 
@@ -191,6 +196,7 @@ impl Options {
         below!(obuilder_healthcheck, obuilder_prune_threshold, rsync_mode, home, uid, user_prefix);
         below!(slots, isolation, fuse);
         below_list!(job_weight, additional_metrics, git_file_root, images, allow_push);
+        self.steps.below(file.steps);
         self.require_healthy |= file.require_healthy;
         Ok(self)
     }
@@ -248,11 +254,16 @@ mod tests {
     fn flags_go_before_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("worker.toml");
-        std::fs::write(&path, "name = \"file\"\ncapacity = 3\nallow-push = [\"x\"]\n").unwrap();
+        std::fs::write(
+            &path,
+            "name = \"file\"\ncapacity = 3\nallow-push = [\"x\"]\nmax-processes = 0\n",
+        )
+        .unwrap();
         let given = path.to_str().unwrap();
         let options = parse(&["--config", given, "--name", "flag"]).with_file().unwrap();
         assert_eq!((options.name.as_deref(), options.capacity), (Some("flag"), Some(3)));
         assert_eq!(options.allow_push, ["x"]);
+        assert!(options.steps.limits().is_err(), "the file's limit counts");
         std::fs::write(&path, "nmae = \"x\"\n").unwrap();
         let error = parse(&["--config", given]).with_file().unwrap_err();
         assert!(error.text.contains("nmae"), "{}", error.text);

@@ -55,6 +55,7 @@ impl Settings {
         let size = options.max_log_size.as_deref().map_or(Ok(1 << 30), parse_size);
         let longest = time("max-reconnect-time", &options.max_reconnect_time)?;
         let longest = longest.unwrap_or(Duration::from_secs(60));
+        let log_cap = size.map_err(|error| Stop::usage(format!("--max-log-size: {error}")))?;
         let agent = Config {
             name,
             capacity,
@@ -62,7 +63,8 @@ impl Settings {
             connect: connect::Options::default(),
             reconnect: (FIRST_WAIT.min(longest), longest),
             log_dir: state_dir.join("logs"),
-            log_cap: size.map_err(|error| Stop::usage(format!("--max-log-size: {error}")))?,
+            log_cap,
+            ended_logs_cap: log_cap.saturating_mul(4),
             job_timeout: time("job-timeout", &options.job_timeout)?,
             linger: Duration::from_secs(5),
             weights: weights(&options.job_weight)?,

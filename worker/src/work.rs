@@ -11,13 +11,14 @@ use obuild_worker::agent::{Agent, Control, Leaving};
 use obuild_worker::docker::Docker;
 use obuild_worker::jobs::Jobs;
 use obuild_worker::metrics::Metrics;
-use obuild_worker::obuilder::Obuilder;
+use obuild_worker::obuilder::{Bounds, Obuilder};
 use obuild_worker::space::Space;
 use obuild_worker::text::chain;
 use obuild_worker::{endpoint, health};
 use obuilder_core::Cancel;
+use obuilder_core::order::Spool;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::options::Options;
@@ -26,6 +27,11 @@ use crate::{Stop, backend, doctor};
 
 /// How often the store's room is looked at while jobs run.
 const LOOK: Duration = Duration::from_secs(60);
+/// What Git is told of this worker's environment: how the network is reached, and whom to trust there.
+const GIT_VARIABLES: [&str; 5] =
+    ["https_proxy", "http_proxy", "no_proxy", "SSL_CERT_FILE", "GIT_SSL_CAINFO"];
+/// Longest wait for preparations that were called off.
+const PREPARING: Duration = Duration::from_secs(10);
 
 /// Works until told to leave. The exit code says whether it was the operator (0) or the scheduler (1), in which case whoever
 /// has started this worker is to start it again.
@@ -37,21 +43,12 @@ pub(crate) fn run(options: Options) -> Result<ExitCode, Stop> {
     if !accepted.is_empty() {
         tracing::warn!("without effect in this version: {}", accepted.join(", "));
     }
-    let _alone = state_dir(&settings)?;
-    if settings.options.require_healthy {
-        doctor::gate(&settings.options)?;
-    }
-    let metrics = Arc::new(Metrics::default());
-    let jobs = Arc::new(jobs(&settings, &metrics)?);
-    if settings.options.require_healthy
-        && let Some(obuilder) = &jobs.obuilder
-    {
-        health::check(obuilder.builder(), &Cancel::new())
-            .map_err(|why| Stop::system(format!("the health check failed: {why}")))?;
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // Each job takes a thread, and so do checks, looks at the volume and names of hosts.
+    let threads = settings.agent.capacity as usize + 64;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(threads).build();
     let runtime = runtime.map_err(|error| Stop::system(format!("failed to begin: {error}")))?;
-    let left = LocalSet::new().block_on(&runtime, work(settings, jobs, metrics));
+    let left = LocalSet::new().block_on(&runtime, serve(settings));
     // Checks and the like that still run hold nobody up.
     runtime.shutdown_background();
     Ok(match left? {
@@ -60,17 +57,64 @@ pub(crate) fn run(options: Options) -> Result<ExitCode, Stop> {
     })
 }
 
-async fn work(settings: Settings, jobs: Arc<Jobs>, metrics: Arc<Metrics>) -> Result<Leaving, Stop> {
+/// A worker that can begin.
+struct Prepared {
+    settings: Settings,
+    jobs: Arc<Jobs>,
+    metrics: Arc<Metrics>,
+    /// Nobody else uses the state directory.
+    alone: Flock<std::fs::File>,
+}
+
+/// Prepares and works; whoever signals before there are jobs does not wait long.
+async fn serve(settings: Settings) -> Result<Leaving, Stop> {
+    let mut signals = Signals::new()?;
+    let cancel = Cancel::new();
+    let told = cancel.clone();
+    let mut preparing = tokio::task::spawn_blocking(move || prepare(settings, &told));
+    let prepared = tokio::select! {
+        prepared = &mut preparing => prepared,
+        () = signals.next() => {
+            cancel.cancel();
+            // What is not done by then the next start puts in order.
+            tokio::select! {
+                _ = tokio::time::timeout(PREPARING, preparing) => {}
+                () = signals.next() => {}
+            }
+            return Ok(Leaving::Stopped);
+        }
+    };
+    let prepared = prepared.map_err(|error| Stop::system(format!("failed to begin: {error}")))?;
+    work(prepared?, signals).await
+}
+
+/// Puts in order what a killed worker has left, and looks whether this one can build.
+fn prepare(settings: Settings, cancel: &Cancel) -> Result<Prepared, Stop> {
+    let alone = state_dir(&settings)?;
+    if settings.options.require_healthy {
+        doctor::gate(&settings.options)?;
+    }
+    let metrics = Arc::new(Metrics::default());
+    let jobs = Arc::new(jobs(&settings, &metrics)?);
+    if settings.options.require_healthy
+        && let Some(obuilder) = &jobs.obuilder
+    {
+        health::check(obuilder.builder(), cancel)
+            .map_err(|why| Stop::system(format!("the health check failed: {why}")))?;
+    }
+    Ok(Prepared { settings, jobs, metrics, alone })
+}
+
+async fn work(prepared: Prepared, signals: Signals) -> Result<Leaving, Stop> {
+    let Prepared { settings, jobs, metrics, alone: _alone } = prepared;
     if let Some(address) = &settings.options.metrics_listen {
-        let listener = TcpListener::bind(address).await.map_err(|error| {
-            Stop::usage(format!("--metrics-listen: failed to listen at `{address}`: {error}"))
-        })?;
+        let listener = listen(address).await?;
         tokio::task::spawn_local(endpoint::serve(listener, metrics.clone()));
     }
     let (obuilder, space) = (jobs.obuilder.clone(), jobs.space.clone());
     let agent = Agent::new(settings.agent, jobs, metrics.clone());
     let control = agent.control();
-    obey_signals(control.clone())?;
+    tokio::task::spawn_local(obey(signals, control.clone()));
     if let (Some(obuilder), Some(period)) = (obuilder, settings.healthcheck) {
         let builder = obuilder.builder().clone();
         tokio::task::spawn_local(health::watch(builder, period, control.clone(), metrics));
@@ -79,6 +123,19 @@ async fn work(settings: Settings, jobs: Arc<Jobs>, metrics: Arc<Metrics>) -> Res
         tokio::task::spawn_local(look_after(space, control));
     }
     Ok(agent.run().await)
+}
+
+/// Listens at an address of this machine's own: whoever reaches it needs no password.
+async fn listen(address: &str) -> Result<TcpListener, Stop> {
+    let wrong = |why: &dyn std::fmt::Display| {
+        Stop::usage(format!("--metrics-listen: failed to listen at `{address}`: {why}"))
+    };
+    let found = tokio::net::lookup_host(address).await.map_err(|error| wrong(&error))?;
+    let own: Vec<_> = found.filter(|address| address.ip().is_loopback()).collect();
+    if own.is_empty() {
+        return Err(wrong(&"others could reach it; write an address such as `127.0.0.1:9101`"));
+    }
+    TcpListener::bind(&own[..]).await.map_err(|error| wrong(&error))
 }
 
 /// Has room made while jobs run.
@@ -92,25 +149,36 @@ async fn look_after(space: Arc<Space>, control: Control) {
     }
 }
 
-/// The first signal lets the jobs end, the second stops them, and the third is not waited for.
-fn obey_signals(control: Control) -> Result<(), Stop> {
-    let failed = |error| Stop::system(format!("failed to catch signals: {error}"));
-    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::task::spawn_local(async move {
-        for count in 1.. {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-            }
-            match count {
-                1 => control.drain(),
-                2 => control.stop(),
-                _ => signal_hook::low_level::exit(130),
-            }
+/// Requests to end.
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Stop> {
+        let failed = |error| Stop::system(format!("failed to catch signals: {error}"));
+        let term = signal(SignalKind::terminate()).map_err(failed)?;
+        Ok(Self { term, int: signal(SignalKind::interrupt()).map_err(failed)? })
+    }
+
+    /// Waits for the next one.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
         }
-    });
-    Ok(())
+    }
+}
+
+/// The first signal lets the jobs end, the second stops them, and the third is not waited for.
+async fn obey(mut signals: Signals, control: Control) {
+    signals.next().await;
+    control.drain();
+    signals.next().await;
+    control.stop();
+    signals.next().await;
+    signal_hook::low_level::exit(130)
 }
 
 /// Makes the state directory, which one worker at a time may use.
@@ -135,6 +203,10 @@ fn jobs(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Jobs, Stop> {
     let options = &settings.options;
     let mut config = git_context::Config::new(&settings.state_dir);
     config.file_roots.clone_from(&options.git_file_root);
+    config.environment = GIT_VARIABLES
+        .into_iter()
+        .filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
+        .collect();
     config.ssh = match (&options.git_ssh_key, &options.git_known_hosts) {
         (Some(key), Some(hosts)) => Some(Ssh { key: key.clone(), known_hosts: hosts.clone() }),
         (None, None) => None,
@@ -145,7 +217,11 @@ fn jobs(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Jobs, Stop> {
     let space = builder.as_ref().map(|builder| {
         Space::new(builder.cache.clone(), settings.prune_threshold, metrics.clone())
     });
-    let obuilder = builder.map(|builder| Arc::new(Obuilder::new(builder, metrics.clone())));
+    let bounds = Bounds {
+        timeout: options.steps.timeout()?,
+        spool: Spool { dir: settings.agent.log_dir.clone(), most: settings.agent.log_cap },
+    };
+    let obuilder = builder.map(|builder| Arc::new(Obuilder::new(builder, metrics.clone(), bounds)));
     let docker = Docker::new("docker", options.allow_push.clone(), metrics.clone());
     Ok(Jobs { contexts, obuilder, space, docker })
 }

@@ -331,6 +331,31 @@ fn what_comes_while_the_worker_says_that_it_wants_no_more_is_done() {
 }
 
 #[test]
+fn logs_of_ended_jobs_make_room_for_each_other() {
+    let scheduler = tls();
+    let mut config = config(scheduler.registration(), "w1", 1);
+    config.ended_logs_cap = 250_000;
+    let _agent = Running::with(config, Script::default());
+    run(async {
+        let client = Client::new(&scheduler, "p").await;
+        let mut jobs = Vec::new();
+        for _ in 0..4 {
+            let job = client.submit("flood 100000");
+            job.result().await.unwrap();
+            jobs.push(job);
+        }
+        for job in &jobs[..2] {
+            let error = job.log(0).await.unwrap_err();
+            assert_eq!(error.to_string(), "this log is no longer kept");
+        }
+        for job in &jobs[2..] {
+            assert!(whole_log(job).await.len() > 100_000);
+        }
+    });
+    scheduler.check();
+}
+
+#[test]
 fn stopping_cancels_jobs() {
     let scheduler = tls();
     let agent = Running::start(&scheduler, "w1", 2);

@@ -516,11 +516,66 @@ fn hostile_jobs_do_not_harm_the_worker() {
             log.len()
         );
         assert!(log.ends_with("Job succeeded\n"));
+        let kept = place.names("store/result").into_iter().map(|id| {
+            let log = place.path(&format!("store/result/{id}/log"));
+            std::fs::metadata(log).map_or(0, |metadata| metadata.len())
+        });
+        let longest = kept.max().unwrap();
+        assert!((100_000..110_000).contains(&longest), "the store's log has {longest} bytes");
         // It still works.
         client.submit("((from scratch))").result().await.unwrap();
     });
     place.assert_clean();
     scheduler.check();
+}
+
+#[test]
+fn steps_have_limits() {
+    let scheduler = scheduler();
+    let place = Place::new(&scheduler, 1);
+    let _worker = place.start(&["--max-file-size", "64KiB", "--timeout", "1m"]);
+    run(async {
+        let client = Client::new(&scheduler, "p").await;
+        for (bytes, ends) in [(1000, "Job succeeded\n"), (100_000, "")] {
+            let shell = format!("head -c {bytes} /dev/zero > x");
+            let spec = format!("((from scratch) (shell /bin/sh -c) (run (shell \"{shell}\")))");
+            let job = client.submit(&spec);
+            let log = whole_log(&job).await;
+            assert_eq!(log.ends_with("Job succeeded\n"), !ends.is_empty(), "{log}");
+        }
+    });
+    place.assert_clean();
+    scheduler.check();
+}
+
+#[test]
+fn images_that_no_directory_has_are_looked_for_in_registries() {
+    let scheduler = scheduler();
+    let place = Place::new(&scheduler, 1);
+    let _worker = place.start(&[]);
+    // Registries of this machine are spoken to without TLS.
+    let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = registry.local_addr().unwrap().port();
+    let asked = one_request(registry);
+    run(async {
+        let client = Client::new(&scheduler, "p").await;
+        let job = client.submit(&format!("((from 127.0.0.1:{port}/a/b:c))"));
+        until("the registry is asked", || asked.is_finished()).await;
+        job.cancel().await.unwrap();
+        assert!(job.result().await.is_err());
+    });
+    assert!(asked.join().unwrap().contains(" /v2/"));
+    scheduler.check();
+}
+
+/// Takes one request, answers nothing, and gives what was asked.
+fn one_request(registry: std::net::TcpListener) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let (mut stream, _) = registry.accept().unwrap();
+        let mut buffer = [0; 1024];
+        let count = std::io::Read::read(&mut stream, &mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..count]).into_owned()
+    })
 }
 
 #[test]

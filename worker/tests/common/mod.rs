@@ -99,6 +99,7 @@ pub fn config(uri: &CapUri, name: &str, capacity: u32) -> Config {
         reconnect: (Duration::from_millis(5), Duration::from_millis(50)),
         log_dir: std::env::temp_dir(),
         log_cap: 1 << 30,
+        ended_logs_cap: 1 << 32,
         job_timeout: None,
         linger: Duration::from_secs(5),
         weights: Default::default(),
