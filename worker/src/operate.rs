@@ -105,6 +105,7 @@ pub(crate) fn install(args: &Install) -> Result<ExitCode, Stop> {
         say(text.trim_end());
         return Ok(ExitCode::SUCCESS);
     }
+    allowed(&service)?;
     let shown = path.display();
     let mut steps = Vec::new();
     match fs::read_to_string(&path) {
@@ -116,7 +117,10 @@ pub(crate) fn install(args: &Install) -> Result<ExitCode, Stop> {
         }
         there => {
             if there.is_ok() {
-                run(&service.steps(Deed::Uninstall))?;
+                let stopped = run(&service.steps(Deed::Uninstall))?;
+                if stopped != ExitCode::SUCCESS {
+                    return Ok(stopped);
+                }
             }
             write(&path, &text)?;
             say(&format!("wrote `{shown}`"));
@@ -223,8 +227,14 @@ pub(crate) fn uninstall(which: &Which) -> Result<ExitCode, Stop> {
         print(&forget);
         return Ok(ExitCode::SUCCESS);
     }
-    // What does not run need not be stopped.
-    run(&service.steps(Deed::Uninstall))?;
+    allowed(&service)?;
+    // What the manager does not know need not be stopped. What cannot be stopped keeps its unit.
+    if path.exists() {
+        let stopped = run(&service.steps(Deed::Uninstall))?;
+        if stopped != ExitCode::SUCCESS {
+            return Ok(stopped);
+        }
+    }
     match fs::remove_file(&path) {
         Ok(()) => say(&format!("removed `{}`", path.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -246,6 +256,7 @@ pub(crate) fn operate(which: &Which, deed: Deed) -> Result<ExitCode, Stop> {
         print(&steps);
         return Ok(ExitCode::SUCCESS);
     }
+    allowed(&service)?;
     if !service.unit_path().exists() {
         let path = service.unit_path();
         return Err(Stop::usage(format!(
@@ -254,6 +265,15 @@ pub(crate) fn operate(which: &Which, deed: Deed) -> Result<ExitCode, Stop> {
         )));
     }
     run(&steps)
+}
+
+/// Without root launchd would look at another domain, and say of everything that it is not there.
+fn allowed(service: &Service) -> Result<(), Stop> {
+    let ours = service.manager == Manager::Launchd && cfg!(target_os = "macos");
+    match ours && !nix::unistd::geteuid().is_root() {
+        true => Err(Stop::usage("only root can drive a daemon of launchd; use sudo")),
+        false => Ok(()),
+    }
 }
 
 fn print(steps: &[Step]) {

@@ -148,7 +148,7 @@ fn a_launchd_daemon_writes_a_log_of_its_own() {
     assert_eq!(
         machine.calls(),
         [
-            "launchctl bootout system/obuild-worker",
+            "launchctl print system/obuild-worker",
             "launchctl print system/obuild-worker",
             "launchctl enable system/obuild-worker"
         ]

@@ -7,6 +7,9 @@ use super::{Deed, Service, Step, Unit};
 /// Where an administrator's daemons are.
 pub(super) const DIR: &str = "/Library/LaunchDaemons";
 
+/// Seconds after which a daemon that was unloaded is no longer waited for: jobs may take their time to end.
+const LONGEST: u32 = 7200;
+
 /// Descriptors that the worker may have open; launchd gives 256.
 const DESCRIPTORS: u32 = 65_536;
 
@@ -53,9 +56,16 @@ pub(super) fn steps(service: &Service, deed: Deed) -> Vec<Step> {
     let (target, path) =
         (format!("system/{}", service.name), service.unit_path().display().to_string());
     let load = Step::may(&["launchctl", "bootstrap", "system", &path]);
-    let unload = Step::may(&["launchctl", "bootout", &target]);
+    // What is not loaded need not be unloaded; 36 says that it goes on by itself.
+    let unload = format!(
+        "launchctl print {target} >/dev/null 2>&1 || exit 0; launchctl bootout {target} || [ $? = 36 ]"
+    );
+    let unload = Step::must(&["/bin/sh", "-c", &unload]);
     // `bootout` may return while the worker's jobs still end.
-    let wait = format!("while launchctl print {target} >/dev/null 2>&1; do sleep 1; done");
+    let wait = format!(
+        "n=0; while launchctl print {target} >/dev/null 2>&1; do n=$((n+1)); \
+         if [ $n -gt {LONGEST} ]; then echo '{target} does not end' >&2; exit 1; fi; sleep 1; done"
+    );
     let gone = Step::must(&["/bin/sh", "-c", &wait]);
     match deed {
         // One of the same name may run with an older unit.

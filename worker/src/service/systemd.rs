@@ -57,7 +57,7 @@ pub(super) fn steps(service: &Service, deed: Deed) -> Vec<Step> {
     let systemctl = |verb: &str| vec![Step::must(&["systemctl", verb, &name])];
     match deed {
         Deed::Install => vec![reload, Step::must(&["systemctl", "enable", &name])],
-        Deed::Uninstall => vec![Step::may(&["systemctl", "disable", "--now", &name])],
+        Deed::Uninstall => vec![Step::must(&["systemctl", "disable", "--now", &name])],
         Deed::Forget => vec![reload],
         Deed::Start => systemctl("start"),
         Deed::Stop => systemctl("stop"),

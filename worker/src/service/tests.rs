@@ -83,7 +83,7 @@ fn systemd_is_driven_by_its_commands() {
         said(Deed::Install),
         "systemctl daemon-reload\nsystemctl enable obuild-worker.service"
     );
-    assert_eq!(said(Deed::Uninstall), "-systemctl disable --now obuild-worker.service");
+    assert_eq!(said(Deed::Uninstall), "systemctl disable --now obuild-worker.service");
     assert_eq!(said(Deed::Forget), "systemctl daemon-reload");
     assert_eq!(said(Deed::Stop), "systemctl stop obuild-worker.service");
     assert_eq!(
@@ -100,8 +100,11 @@ fn launchd_is_driven_by_its_commands() {
     let path = "/Library/LaunchDaemons/obuild-worker.plist";
     assert_eq!(service.unit_path(), Path::new(path));
     let said = |deed| shown(&service, deed);
-    let unloaded = "-launchctl bootout system/obuild-worker\n/bin/sh -c while launchctl print \
-                    system/obuild-worker >/dev/null 2>&1; do sleep 1; done";
+    let unloaded = "/bin/sh -c launchctl print system/obuild-worker >/dev/null 2>&1 || exit 0; \
+                    launchctl bootout system/obuild-worker || [ $? = 36 ]\n\
+                    /bin/sh -c n=0; while launchctl print system/obuild-worker >/dev/null 2>&1; do \
+                    n=$((n+1)); if [ $n -gt 7200 ]; then echo 'system/obuild-worker does not end' >&2; \
+                    exit 1; fi; sleep 1; done";
     let enabled = "launchctl enable system/obuild-worker";
     assert_eq!(said(Deed::Install), format!("{unloaded}\n{enabled}"));
     assert_eq!(
