@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, TryLockError};
+use std::time::{Duration, Instant};
 
 use obuilder_core::Cancel;
 use ocluster::{DockerBuild, Dockerfile, Secret};
@@ -16,11 +16,16 @@ use crate::job_log::JobLog;
 use crate::metrics::Metrics;
 use crate::process::{Failure, Program};
 
+/// How soon to look again whether another push has ended.
+const RETRY: Duration = Duration::from_millis(100);
+
 /// Builds Dockerfiles.
 pub struct Docker {
     program: PathBuf,
     allow_push: Vec<String>,
     metrics: Arc<Metrics>,
+    /// For files that are nobody else's.
+    dir: PathBuf,
     /// One push at a time: an image is tagged before it is pushed, for all to see.
     pushing: Mutex<()>,
 }
@@ -36,13 +41,19 @@ struct Build<'a> {
 }
 
 impl Docker {
-    /// Builds by `program`, and pushes to the repositories `allow_push` alone.
-    pub fn new(
+    /// Builds by `program`, and pushes to the repositories `allow_push` alone. Files of builds, secrets among them, are in `dir`,
+    /// which is nobody else's: what a killed worker left there is removed.
+    pub fn open(
         program: impl Into<PathBuf>,
         allow_push: Vec<String>,
         metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { program: program.into(), allow_push, metrics, pushing: Mutex::default() }
+        dir: PathBuf,
+    ) -> io::Result<Self> {
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => fs::DirBuilder::new().mode(0o700).create(&dir)?,
+        }
+        Ok(Self { program: program.into(), allow_push, metrics, dir, pushing: Mutex::default() })
     }
 
     /// Does the job `descr` with the context `src`; gives what the pushed image is known by, or nothing.
@@ -57,7 +68,7 @@ impl Docker {
         let done = || {
             let dir = tempfile::Builder::new()
                 .prefix("build-worker-")
-                .tempdir()
+                .tempdir_in(&self.dir)
                 .map_err(|e| e.to_string())?;
             let build = Build { docker: self, descr, log, cancel, dir: dir.path() };
             let image = build.image(src, secrets)?;
@@ -92,6 +103,10 @@ impl Build<'_> {
         let each = |flag: &str, values: &[String]| {
             values.iter().flat_map(|value| [flag.to_owned(), value.clone()]).collect::<Vec<_>>()
         };
+        // One without a value would be given that of the worker's own environment.
+        if let Some(wrong) = self.descr.build_args.iter().find(|one| !one.contains('=')) {
+            return Err(format!("the build argument {wrong:?} is not of the form NAME=VALUE"));
+        }
         args.extend(each("--build-arg", &self.descr.build_args));
         args.extend(each("--ulimit", &self.descr.ulimit));
         args.extend(self.descr.squash.then(|| "--squash".to_owned()));
@@ -136,7 +151,16 @@ impl Build<'_> {
             ));
         }
         let began = Instant::now();
-        let _alone = self.docker.pushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = loop {
+            match self.docker.pushing.try_lock() {
+                Ok(alone) => break alone,
+                Err(TryLockError::Poisoned(alone)) => break alone.into_inner(),
+                Err(TryLockError::WouldBlock) if self.cancel.wait_timeout(RETRY) => {
+                    return Err("cancelled".into());
+                }
+                Err(TryLockError::WouldBlock) => {}
+            }
+        };
         let config = self.dir.display().to_string();
         let with = |args: &[&str]| {
             ["--config", &config].iter().chain(args).map(|&arg| arg.to_owned()).collect::<Vec<_>>()
@@ -216,6 +240,26 @@ fn inside(src: &Path, path: &str) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_worker_left_is_removed_and_arguments_have_values() {
+        let state = tempfile::tempdir().unwrap();
+        let dir = state.path().join("docker");
+        fs::create_dir_all(dir.join("build-worker-x")).unwrap();
+        fs::write(dir.join("build-worker-x/secret-0"), "hunter2").unwrap();
+        let docker = Docker::open("false", Vec::new(), Arc::default(), dir.clone()).unwrap();
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+        let descr = DockerBuild {
+            dockerfile: Dockerfile::Contents(b"FROM x".to_vec()),
+            build_args: vec!["A=b".into(), "AWS_SECRET".into()],
+            ..DockerBuild::default()
+        };
+        let log = JobLog::create(state.path(), 1000).unwrap();
+        let outcome = docker.build(&descr, state.path(), &[], &log, &Cancel::new());
+        let why = "the build argument \"AWS_SECRET\" is not of the form NAME=VALUE";
+        assert_eq!(outcome, Outcome::Failed(why.into()));
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    }
 
     #[test]
     fn dockerfiles_lie_in_the_context() {

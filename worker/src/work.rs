@@ -222,6 +222,10 @@ fn jobs(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Jobs, Stop> {
         spool: Spool { dir: settings.agent.log_dir.clone(), most: settings.agent.log_cap },
     };
     let obuilder = builder.map(|builder| Arc::new(Obuilder::new(builder, metrics.clone(), bounds)));
-    let docker = Docker::new("docker", options.allow_push.clone(), metrics.clone());
+    let dir = settings.state_dir.join("docker");
+    let docker = Docker::open("docker", options.allow_push.clone(), metrics.clone(), dir.clone());
+    let docker = docker.map_err(|error| {
+        Stop::system(format!("failed to prepare the directory `{}`: {error}", dir.display()))
+    })?;
     Ok(Jobs { contexts, obuilder, space, docker })
 }
