@@ -84,6 +84,20 @@ impl Fetcher for Images {
         found.map_err(|error| self.explained(base, error))
     }
 
+    fn look(
+        &self,
+        base: &BStr,
+        last: Option<&Fingerprint>,
+        cancel: &Cancel,
+    ) -> Result<Fingerprint, FetchError> {
+        let found = self.of(base).look(base, last, cancel);
+        found.map_err(|error| self.explained(base, error))
+    }
+
+    fn insists(&self, base: &BStr) -> bool {
+        self.of(base).insists(base)
+    }
+
     fn environment(&self, base: &BStr) -> Result<Vec<(BString, BString)>, FetchError> {
         self.of(base).environment(base).map_err(|error| self.explained(base, error))
     }

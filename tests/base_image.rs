@@ -323,6 +323,14 @@ fn what_fails_leaves_the_old_image() {
     ));
     assert_eq!(inode(), old);
     mirror.run(&["verify", &image]).success();
+    // What is not as it should be is not made again as long as it is there.
+    let anew = format!("hint: remove it (`obuild base-image remove {image}`), then make it anew");
+    let spoilt = mirror.path("images").join(&image).join("spoilt");
+    fs::write(&spoilt, format!("{}/result/x", mirror.world.store().display())).unwrap();
+    mirror.run(&["verify", &image]).code(3).says(&anew);
+    fs::remove_file(&spoilt).unwrap();
+    fs::remove_dir_all(mirror.path("images").join(&image).join(".opam")).unwrap();
+    mirror.run(&["verify", &image]).code(1).says(&anew);
     mirror.world.assert_clean();
 }
 

@@ -133,9 +133,13 @@ case "$*" in
 "image inspect --format {{{{.Id}}}} -- known/image:1"|"image inspect --format {{{{json .Config.Env}}}} -- known/image:1")
     [ -e $state/pulled ] || {{ echo "Error: No such image: known/image:1" >&2; exit 1; }}
     case "$4" in *Env*) echo '["FROM_IMAGE=docker"]';; *) echo sha256:1234;; esac;;
-"pull --quiet -- known/image:1") touch $state/pulled; echo known/image:1;;
+"image inspect --format {{{{.Os}}}}/{{{{.Architecture}}}}/{{{{.Variant}}}} -- known/image:1")
+    [ -e $state/pulled ] || {{ echo "Error: No such image: known/image:1" >&2; exit 1; }}
+    cat $state/pulled;;
+"pull --quiet -- known/image:1") echo linux/amd64/ > $state/pulled; echo known/image:1;;
+"pull --platform=linux/s390x --quiet -- known/image:1") echo linux/s390x/ > $state/pulled; echo known/image:1;;
 "pull --quiet -- "*) echo "Error response from daemon: manifest for $4 not found" >&2; exit 1;;
-"create -- known/image:1 true") [ -e $state/pulled ] || exit 1; touch $state/container; echo c0ffee;;
+"create -- known/image:1 true"|"create --platform=linux/s390x -- known/image:1 true") [ -e $state/pulled ] || exit 1; touch $state/container; echo c0ffee;;
 "export -- c0ffee") [ -e $state/container ] || exit 1; cat $state/export.tar
     [ ! -e $state/broken ] || {{ echo "export broke off" >&2; exit 1; }};;
 "rm -- c0ffee") rm $state/container;;
@@ -168,6 +172,19 @@ fn an_installed_docker_brings_images_as_for_obuilder() {
     assert_eq!(fs::read_to_string(world.result_file(&id, "env")).unwrap(), "docker\n");
     assert!(!world.path("container").exists(), "the container is removed");
     build("known/image:1", "never").success().prints("from cache");
+    let pulls = || {
+        let log = fs::read_to_string(world.path("docker.log")).unwrap();
+        log.lines().filter(|line| line.starts_with("pull --platform=linux/s390x")).count()
+    };
+    let other = || {
+        let spec = world.spec(&format!("((from known/image:1) {RUN})"));
+        let mut command = world.command(["build", "--fetcher", "docker", spec.to_str().unwrap()]);
+        command.args(["--pull", "missing", "--platform", "linux/s390x"]).env("PATH", &path);
+        common::Running::start(command).finish()
+    };
+    other().success().says("has changed: it and");
+    other().success().prints("from cache");
+    assert_eq!(pulls(), 1, "docker had it for another platform");
     build("unknown/image", "missing").code(3).says("manifest for unknown/image not found");
     fs::write(world.path("broken"), "").unwrap();
     world.run(["clean"]).success();
@@ -203,7 +220,8 @@ fn an_image_is_pulled_from_a_registry_and_built_on() {
     let second = build("always").success().says("has changed").got();
     assert_eq!(fs::read_to_string(world.result_file(&second, "copy")).unwrap(), "changed");
     drop(registry);
-    build("always").success().prints("from cache");
+    build("always").code(3).says("cannot be reached");
+    build("missing").success().prints("from cache");
     // Without its results, but with its layers, the image is still here; without both it is not.
     world.run(["delete", "--recursive", &base_of(&world, &second)]).success();
     build("missing").success();

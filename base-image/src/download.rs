@@ -7,9 +7,9 @@
 //! DIR/commit/HEX/    a bare git repository with one commit
 //! ```
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -203,9 +203,19 @@ fn digest_of(path: &Path) -> Result<String> {
     }
 }
 
-/// Makes `dir` and what is missing on the way.
+/// Makes `dir` and what is missing on the way. If it was not there it is private: images hold setuid programs, which are nothing
+/// for those who happen to be on this machine.
 pub(crate) fn make_dirs(dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).map_err(Error::io("make the directory", dir))
+    let make = || {
+        if let Some(parent) = dir.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+            made => made,
+        }
+    };
+    make().map_err(Error::io("make the directory", dir))
 }
 
 #[cfg(test)]

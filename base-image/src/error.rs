@@ -87,7 +87,7 @@ pub enum Error {
         known: Vec<String>,
     },
     /// Somebody else makes or removes the image.
-    #[error("another obuild works on the base image `{0}`")]
+    #[error("another obuild works on the image `{0}`")]
     Busy(String),
     /// The image names places that are gone when it is used.
     #[error("the image names a place of the machine that made it: `{}` holds `{place}`{}", .path.display(), more(*.others))]

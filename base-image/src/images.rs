@@ -106,7 +106,8 @@ impl Images {
         };
         if placed != Placed::Unchanged {
             let staged = self.stage(&claim, rootfs, record, places, cancelled)?;
-            self.swap(&claim, &staged)?;
+            self.write_env(name)?;
+            self.swap(&claim, &staged, None)?;
             self.remove_staged(&staged)?;
         }
         if record.request.default {
@@ -114,6 +115,27 @@ impl Images {
             self.link_alias(&claim)?;
         }
         Ok(placed)
+    }
+
+    /// Puts an image from elsewhere in place, in one step as [`Images::place`] does, whoever has made the one that was there.
+    /// `fill` makes its tree at the path it is given, where nothing is, and gives the text of its environment.
+    pub fn import<E: From<Error>>(
+        &self,
+        name: &str,
+        fill: impl FnOnce(&Path) -> Result<Vec<u8>, E>,
+    ) -> Result<(), E> {
+        let claim = self.claim(name)?;
+        let (staged, env) = (self.staged(&claim, "new")?, self.staged(&claim, "env")?);
+        let imported = fill(&staged).and_then(|text| {
+            fs::write(&env, text).map_err(Error::io("write", &env))?;
+            Ok(self.swap(&claim, &staged, Some(&env))?)
+        });
+        for left in [&staged, &env] {
+            if left.symlink_metadata().is_ok() {
+                self.remove_staged(left)?;
+            }
+        }
+        imported
     }
 
     /// Every image and link here, sorted; `None` for those that others have made.
@@ -206,7 +228,7 @@ impl Images {
             locked => locked.map_err(|error| Error::io("lock", &path)(error.into()))?,
         }
         let claim = Claim { _lock: lock, name: name.to_owned() };
-        for part in ["new", "gone", "old", "link"] {
+        for part in ["new", "gone", "old", "link", "env"] {
             let left = self.staged(&claim, part)?;
             let image = self.path(name);
             if part == "old" && left.is_dir() && !image.exists() {
@@ -271,19 +293,29 @@ impl Images {
         }
     }
 
-    /// Gives the staged image its name; what was there before, if anything, is then at `staged`.
-    fn swap(&self, claim: &Claim, staged: &Path) -> Result<()> {
+    /// Gives the staged image its name, and the file `env` its environment's; what was there before, if anything, is then at
+    /// `staged`.
+    fn swap(&self, claim: &Claim, staged: &Path, env: Option<&Path>) -> Result<()> {
         let image = self.path(&claim.name);
-        self.write_env(&claim.name)?;
+        let put_env = || match env {
+            Some(env) => {
+                let to = self.env(&claim.name);
+                fs::rename(env, &to).map_err(Error::io("put in place", to))
+            }
+            None => Ok(()),
+        };
         let failed = |error: Errno| Error::io("put in place", &image)(error.into());
         if !image.exists() {
+            put_env()?;
             return fs::rename(staged, &image).map_err(Error::io("put in place", &image));
         }
         match renameat_with(CWD, staged, CWD, &image, RenameFlags::EXCHANGE) {
             // A filesystem that cannot.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => self.swap_in_two(claim, staged),
-            exchanged => exchanged.map_err(failed),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => self.swap_in_two(claim, staged)?,
+            exchanged => exchanged.map_err(failed)?,
         }
+        // The old image keeps its environment if it cannot be replaced.
+        put_env()
     }
 
     /// For filesystems that cannot exchange two names: for a moment there is no image, and a process that is killed in it leaves

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -180,6 +180,54 @@ fn what_a_killed_process_left_is_put_in_order() {
     assert_eq!(place.place("one", false).unwrap(), Placed::Unchanged);
     assert_eq!(place.text(NAME), "one");
     assert_eq!(place.names(".base-image"), [format!("{NAME}.lock")]);
+}
+
+#[test]
+fn images_from_elsewhere_come_with_their_environment_or_not_at_all() {
+    let place = Place::new();
+    let import = |text: &'static str| {
+        place.images.import(NAME, |tree| {
+            if text != "gone" {
+                fs::create_dir_all(tree.join("local/bin")).unwrap();
+                fs::write(tree.join("local/bin/tool"), text).unwrap();
+            }
+            match text {
+                "bad" => Err(Error::Cancelled),
+                _ => Ok(format!("WHICH={text}\n").into_bytes()),
+            }
+        })
+    };
+    let env = place.dir.path().join(format!("images/{NAME}.env"));
+    let check = |expected: &str| {
+        assert_eq!(place.text(NAME), expected);
+        assert_eq!(fs::read_to_string(&env).unwrap(), format!("WHICH={expected}\n"));
+        assert_eq!(place.names(".base-image"), [format!("{NAME}.lock")]);
+    };
+    import("one").unwrap();
+    check("one");
+    import("bad").unwrap_err();
+    check("one");
+    // Its tree has gone before it could be put in place.
+    import("gone").unwrap_err();
+    check("one");
+    let workshop = place.dir.path().join("images/.base-image");
+    fs::create_dir_all(workshop.join(format!("{NAME}.new/half"))).unwrap();
+    fs::write(workshop.join(format!("{NAME}.env")), "HALF=").unwrap();
+    import("two").unwrap();
+    check("two");
+}
+
+#[test]
+fn a_directory_of_images_is_for_its_owner_alone() {
+    let place = Place::new();
+    place.place("one", false).unwrap();
+    let dir = place.dir.path().join("images");
+    let mode = || fs::metadata(&dir).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o700, "setuid programs of images can be run by everybody");
+    // One that is there is as somebody wants it.
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+    place.place("two", false).unwrap();
+    assert_eq!(mode(), 0o755);
 }
 
 #[test]

@@ -6,7 +6,8 @@
 //! DIR/refs/HEX       {"reference", "top", "manifest"}: what a reference led to when it was last looked at
 //! ```
 //!
-//! Several processes may use one directory. A blob is read with its digest checked again, so that a damaged one is seen.
+//! Several processes may use one directory, which who needs what is in it keeps locked; pruning has it alone, or leaves what was
+//! used of late. A blob is read with its digest checked again, so that a damaged one is seen.
 
 use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions};
 use std::io::{self, Read};
@@ -24,11 +25,17 @@ use crate::error::{At, Error, Result};
 /// How often a lock is tried while another process brings the same blob.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// What a reference led to takes less, in bytes.
+const LARGEST_REF: u64 = 64 * 1024;
+
 /// What the names of directories begin with in which images are made.
 pub(crate) const STAGING: &[u8] = b".obuild-export-";
 
 /// No export goes on for longer without beginning another layer.
 const LONGEST_EXPORT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// No image takes longer to come and to be unpacked.
+const LONGEST_PULL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A directory of blobs.
 #[derive(Debug, Clone)]
@@ -66,6 +73,24 @@ impl Cache {
         DirBuilder::new().recursive(true).mode(0o700).create(&path).at("create", path)
     }
 
+    /// Keeps everything here as long as the returned file lives.
+    pub(crate) fn hold(&self, cancel: &Cancel) -> Result<File> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).at("create", &self.dir)?;
+        let dir = File::open(&self.dir).at("open", &self.dir)?;
+        loop {
+            match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockShared) {
+                Ok(()) => return Ok(dir),
+                // It is being pruned, which takes a moment.
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    if cancel.wait_timeout(LOOK_AGAIN) {
+                        return Err(Error::Cancelled);
+                    }
+                }
+                Err(error) => return Err(Error::path("lock", &self.dir, error.into())),
+            }
+        }
+    }
+
     /// Opens a blob of this size and marks it as used; `None` if it is not there.
     pub(crate) fn open(&self, digest: &Digest, size: u64) -> Result<Option<File>> {
         let path = self.path("blobs", digest.hex());
@@ -79,8 +104,7 @@ impl Cache {
             self.forget(digest)?;
             return Ok(None);
         }
-        // Only pruning asks for it.
-        let _ = file.set_times(FileTimes::new().set_modified(SystemTime::now()));
+        touch(&file);
         Ok(Some(file))
     }
 
@@ -89,7 +113,10 @@ impl Cache {
         let path = self.path("blobs", digest.hex());
         let mut bytes = Vec::new();
         match File::open(&path) {
-            Ok(file) => file.take(most).read_to_end(&mut bytes).at("read", &path)?,
+            Ok(file) => {
+                touch(&file);
+                file.take(most).read_to_end(&mut bytes).at("read", &path)?
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::path("open", &path, error)),
         };
@@ -155,7 +182,10 @@ impl Cache {
 
     /// What `reference` led to for `platforms`.
     pub(crate) fn remembered(&self, reference: &str, platforms: &str) -> Option<Remembered> {
-        let bytes = fs::read(self.path("refs", &ref_key(reference, platforms))).ok()?;
+        let file = File::open(self.path("refs", &ref_key(reference, platforms))).ok()?;
+        touch(&file);
+        let mut bytes = Vec::new();
+        file.take(LARGEST_REF).read_to_end(&mut bytes).ok()?;
         let found: Remembered = serde_json::from_slice(&bytes).ok()?;
         Some(found).filter(|found| found.reference == reference)
     }
@@ -175,22 +205,31 @@ impl Cache {
         new.persist(dir.join(name)).map(drop).map_err(|e| Error::path("write to", &dir, e.error))
     }
 
-    /// Removes blobs, and parts of blobs, that were last used before `time`; says how many bytes that freed. Nothing that is
-    /// being read or brought is disturbed: a removed file is there for who has it open.
+    /// Removes blobs, and parts of blobs, that were last used before `before`; says how many bytes that freed. While images are
+    /// being brought, what was used within a day stays, as they may be about to need it.
     pub fn prune(&self, before: SystemTime) -> Result<u64> {
+        let dir = match File::open(&self.dir) {
+            Ok(dir) => dir,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(Error::path("open", &self.dir, error)),
+        };
+        let before = match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => before,
+            Err(_) => before.min(SystemTime::now() - LONGEST_PULL),
+        };
         let mut freed = 0;
         for kind in ["blobs", "partial", "refs"] {
             for (path, meta) in self.files(kind)? {
                 if meta.modified().at("read", &path)? > before {
                     continue;
                 }
-                let file = File::open(&path).at("open", &path)?;
-                let lock = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
-                if kind == "partial" && lock.is_err() {
-                    continue;
+                match remove(&path, kind == "partial") {
+                    Ok(true) => freed += meta.blocks() * 512,
+                    Ok(false) => {}
+                    // Somebody else has removed it.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(Error::path("remove", &path, error)),
                 }
-                fs::remove_file(&path).at("remove", &path)?;
-                freed += meta.blocks() * 512;
             }
         }
         self.sweep(before)?;
@@ -234,6 +273,21 @@ impl Cache {
 
 fn ref_key(reference: &str, platforms: &str) -> String {
     Digest::of(format!("{reference} {platforms}").as_bytes()).hex().to_owned()
+}
+
+/// Marks a file as used, which only pruning asks for.
+fn touch(file: &File) {
+    let _ = file.set_times(FileTimes::new().set_modified(SystemTime::now()));
+}
+
+/// Removes a file, unless it may be locked and is; says whether it is gone.
+fn remove(path: &Path, may_be_locked: bool) -> io::Result<bool> {
+    let file = File::open(path)?;
+    let lock = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    if may_be_locked && lock.is_err() {
+        return Ok(false);
+    }
+    fs::remove_file(path).map(|()| true)
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

@@ -18,6 +18,9 @@ use crate::platform::Platform;
 use crate::registry::Pull;
 use crate::unpack::{Options, Unpacker};
 
+/// Has Docker say what an image is for.
+const PLATFORM: &str = "{{.Os}}/{{.Architecture}}/{{.Variant}}";
+
 /// Brings images by the program `docker`.
 #[derive(Debug, Clone)]
 pub struct DockerFetcher {
@@ -94,7 +97,7 @@ impl DockerFetcher {
 
     /// Makes sure that Docker has `base`, as fresh as is wanted.
     fn have(&self, base: &str, cancel: &Cancel) -> Result<()> {
-        let here = || self.inspect(base, "{{.Id}}", cancel).is_ok();
+        let here = || self.inspect(base, PLATFORM, cancel).is_ok_and(|it| self.will_do(&it));
         match self.pull {
             Pull::Missing | Pull::Never if here() => return Ok(()),
             Pull::Never => return Err(Error::NotHere(base.to_owned())),
@@ -112,7 +115,20 @@ impl DockerFetcher {
 
     fn fingerprint_here(&self, base: &str, cancel: &Cancel) -> Result<Fingerprint> {
         let id = self.inspect(base, "{{.Id}}", cancel)?;
-        Ok(Fingerprint { stamp: format!("docker {id}"), digest: id })
+        // Docker may give one id to the images for all platforms.
+        let (stamp, digest) = (format!("docker {id}{}", self.wanted()), id + &self.wanted());
+        Ok(Fingerprint { stamp, digest })
+    }
+
+    /// What ends the stamps of images for the wanted platform.
+    fn wanted(&self) -> String {
+        self.platform.as_ref().map(|platform| format!(" {platform}")).unwrap_or_default()
+    }
+
+    /// Whether an image that is for `found` is for the wanted platform.
+    fn will_do(&self, found: &str) -> bool {
+        let found = || Platform::parse(found.trim_end_matches('/')).ok();
+        self.platform.as_ref().is_none_or(|wanted| found().is_some_and(|it| it.serves(wanted)))
     }
 
     fn env(&self, base: &str, cancel: &Cancel) -> Result<Vec<(BString, BString)>> {
@@ -208,17 +224,34 @@ impl Fetcher for DockerFetcher {
         base: &BStr,
         last: Option<&Fingerprint>,
     ) -> std::result::Result<Fingerprint, FetchError> {
-        if let Some(last) = last.filter(|last| last.stamp.starts_with("docker "))
+        self.look(base, last, &Cancel::new())
+    }
+
+    fn look(
+        &self,
+        base: &BStr,
+        last: Option<&Fingerprint>,
+        cancel: &Cancel,
+    ) -> std::result::Result<Fingerprint, FetchError> {
+        let ours = |last: &&Fingerprint| {
+            let mut words = last.stamp.splitn(3, ' ');
+            let (kind, _id, wanted) = (words.next(), words.next(), words.next());
+            kind == Some("docker") && wanted.unwrap_or_default() == self.wanted().trim_start()
+        };
+        if let Some(last) = last.filter(ours)
             && self.pull != Pull::Always
         {
             return Ok(last.clone());
         }
-        let cancel = Cancel::new();
         let found = text(base).and_then(|base| {
-            self.have(base, &cancel)?;
-            self.fingerprint_here(base, &cancel)
+            self.have(base, cancel)?;
+            self.fingerprint_here(base, cancel)
         });
         found.map_err(|error| failed(base, error))
+    }
+
+    fn insists(&self, _base: &BStr) -> bool {
+        self.pull == Pull::Always
     }
 
     fn environment(&self, base: &BStr) -> std::result::Result<Vec<(BString, BString)>, FetchError> {

@@ -21,9 +21,6 @@ use crate::platform::Platform;
 use crate::registry::{Access, Pull, Pulled, Source};
 use crate::unpack::{Options, Unpacked, Unpacker};
 
-/// How many of the files that were left out are named in the log.
-const MOST_NAMED: usize = 20;
-
 /// How images are brought.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -98,21 +95,26 @@ impl OciFetcher {
         ImageName::parse(text)
     }
 
-    fn fingerprint_of(&self, base: &BStr, last: Option<&Fingerprint>) -> Result<Fingerprint> {
+    fn fingerprint_of(
+        &self,
+        base: &BStr,
+        last: Option<&Fingerprint>,
+        cancel: &Cancel,
+    ) -> Result<Fingerprint> {
         let name = Self::name(base)?;
         let (stamp, digest) = match &name {
             ImageName::Registry(reference) => {
                 let ours = |last: &&Fingerprint| {
-                    let words = (last.stamp.split_once(' '), last.stamp.split(' ').nth(1));
-                    matches!(words, (Some(("registry", _)), Some(_)))
-                        && last.stamp.ends_with(&self.source.wanted())
+                    let mut words = last.stamp.splitn(3, ' ');
+                    let (kind, _top, wanted) = (words.next(), words.next(), words.next());
+                    kind == Some("registry") && wanted == Some(&*self.source.wanted())
                 };
                 // Nobody is asked for what is here.
                 if let Some(last) = last.filter(ours).filter(|_| self.settings.pull != Pull::Always)
                 {
                     return Ok(last.clone());
                 }
-                let pulled = self.source.resolve(reference, &Cancel::new())?;
+                let pulled = self.source.resolve(reference, cancel)?;
                 (self.registry_stamp(&pulled), pulled.image.digest)
             }
             file => {
@@ -207,7 +209,8 @@ impl OciFetcher {
             })?;
             unpacking(log, number, count, layer)
         });
-        if let Err(Error::Damaged { .. }) = &unpacked {
+        // A layer that is damaged may as well look like a bad archive.
+        if !matches!(&unpacked, Ok(_) | Err(Error::Cancelled | Error::TooLarge { .. })) {
             self.forget_damaged(image)?;
         }
         tell(&unpacked?, log)?;
@@ -272,7 +275,21 @@ impl Fetcher for OciFetcher {
         base: &BStr,
         last: Option<&Fingerprint>,
     ) -> std::result::Result<Fingerprint, FetchError> {
-        self.fingerprint_of(base, last).map_err(|error| failed(base, error))
+        self.look(base, last, &Cancel::new())
+    }
+
+    fn look(
+        &self,
+        base: &BStr,
+        last: Option<&Fingerprint>,
+        cancel: &Cancel,
+    ) -> std::result::Result<Fingerprint, FetchError> {
+        self.fingerprint_of(base, last, cancel).map_err(|error| failed(base, error))
+    }
+
+    fn insists(&self, base: &BStr) -> bool {
+        let registry = || matches!(Self::name(base), Ok(ImageName::Registry(_)));
+        self.settings.pull == Pull::Always && registry()
     }
 
     fn environment(&self, base: &BStr) -> std::result::Result<Vec<(BString, BString)>, FetchError> {
@@ -300,10 +317,10 @@ impl Fetcher for OciFetcher {
 
 /// Says what could not be kept.
 pub(crate) fn tell(done: &Unpacked, log: &BuildLog) -> Result<()> {
-    for path in done.left_out.iter().take(MOST_NAMED) {
+    for path in &done.left_out {
         say(log, &format!("Left out `{}`: it is a device or a FIFO", path.display()))?;
     }
-    if let Some(more @ 1..) = done.left_out.len().checked_sub(MOST_NAMED) {
+    if let more @ 1.. = done.more_left_out {
         say(log, &format!("Left out {more} more of them"))?;
     }
     if done.lost_attributes > 0 {

@@ -13,7 +13,7 @@ use crate::manifest::{
     self, Config, Descriptor, Document, Index, LARGEST_CONFIG, LARGEST_MANIFEST, Manifest,
 };
 use crate::name::ImageName;
-use crate::platform::{Platform, choose};
+use crate::platform::{self, Platform, choose};
 use crate::unpack::{Options, Unpacked, Unpacker};
 
 /// Indexes in indexes are no deeper than this.
@@ -133,7 +133,11 @@ impl FileImage {
         let files = Files::open(path, options.most_bytes)?;
         let image = match name {
             ImageName::Layout { .. } => layout_image(&files, tag, platforms)?,
-            _ => docker_image(&files, tag)?,
+            _ => {
+                let image = docker_image(&files, tag)?;
+                platform::check(&image.config.platform, platforms)?;
+                image
+            }
         };
         Ok(Self { files, image })
     }
@@ -190,7 +194,11 @@ fn layout_image(files: &Files, tag: Option<&str>, platforms: &[Platform]) -> Res
             Document::Manifest(manifest) => {
                 let config = &manifest.config.digest;
                 let config = blob(files, config, LARGEST_CONFIG, "the configuration of the image")?;
-                return Image::new(chosen.digest.clone(), &manifest, &config);
+                let image = Image::new(chosen.digest.clone(), &manifest, &config)?;
+                if chosen.platform.is_none() {
+                    platform::check(&image.config.platform, platforms)?;
+                }
+                return Ok(image);
             }
             Document::Index(inner) => index = inner,
         }

@@ -63,7 +63,7 @@ impl Platform {
     }
 
     /// Whether an image for `self` will do for `wanted`; a variant matters where both have one.
-    fn serves(&self, wanted: &Self) -> bool {
+    pub(crate) fn serves(&self, wanted: &Self) -> bool {
         let variants = match (&self.variant, &wanted.variant) {
             (Some(a), Some(b)) => a == b,
             _ => true,
@@ -77,6 +77,17 @@ impl fmt::Display for Platform {
         write!(f, "{}/{}", self.os, self.architecture)?;
         self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
     }
+}
+
+/// Says what is wrong with an image that is itself for `found` and that no index has said to be for anything. One that does not say
+/// either is for everything.
+pub(crate) fn check(found: &Platform, wanted: &[Platform]) -> Result<()> {
+    let silent = found.os.is_empty() || found.architecture.is_empty();
+    if silent || wanted.iter().any(|wanted| found.serves(wanted)) {
+        return Ok(());
+    }
+    let wanted = wanted.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+    Err(Error::NoPlatform { wanted, known: vec![found.to_string()] })
 }
 
 /// Chooses the image for the first of `wanted` that any is for. One that does not say what it is for is for everything.

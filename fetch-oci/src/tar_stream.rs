@@ -14,6 +14,9 @@ const BLOCK: usize = 512;
 /// Extended headers and long names are at most this many bytes.
 const LARGEST_HEADER: u64 = 1 << 20;
 
+/// All of those before one entry are together at most this many bytes.
+const LARGEST_HEADERS: u64 = 2 << 20;
+
 /// No file is larger than this many bytes, so that sums of sizes and places fit.
 const LARGEST_FILE: u64 = 1 << 60;
 
@@ -79,12 +82,23 @@ impl<R: BufRead> TarStream<R> {
 
     /// The next entry; what was not read of the one before is skipped.
     pub(crate) fn next(&mut self) -> io::Result<Option<Entry>> {
-        let mut extended = Extended::default();
+        let (mut extended, mut headers) = (Extended::default(), 0_u64);
         loop {
             self.skip(self.left + self.padding)?;
             (self.left, self.padding) = (0, 0);
             let Some(header) = self.header()? else { return Ok(None) };
             let size = header.entry_size()?;
+            let is_header = matches!(
+                header.entry_type(),
+                EntryType::XHeader
+                    | EntryType::XGlobalHeader
+                    | EntryType::GNULongName
+                    | EntryType::GNULongLink
+            );
+            headers = headers.saturating_add(if is_header { size } else { 0 });
+            if headers > LARGEST_HEADERS {
+                return Err(bad("the headers of an entry are too long together"));
+            }
             match header.entry_type() {
                 EntryType::XHeader => extended.read(&self.body(size)?)?,
                 // Facts of the archive as a whole, such as the commit it was made from.

@@ -15,6 +15,12 @@ use rustix::io::{Errno, Result};
 /// Directories below each other are at most so many.
 pub(crate) const DEEPEST: usize = 512;
 
+/// No system takes a longer name, in bytes.
+const LONGEST_NAME: usize = 255;
+
+/// Nor a longer path; that what is remembered of an entry is small is for us to see to.
+const LONGEST_PATH: usize = 4096;
+
 /// More links on the way to one place are a loop, as for the kernel.
 const MOST_LINKS: usize = 40;
 
@@ -26,11 +32,15 @@ pub(crate) type Names = Vec<CString>;
 
 /// Parts a path of an archive; the error says what is wrong with it.
 pub(crate) fn names(path: &[u8]) -> std::result::Result<Names, &'static str> {
+    if path.len() > LONGEST_PATH {
+        return Err("has a path that is too long");
+    }
     let mut all = Names::new();
     for part in path.split(|byte| *byte == b'/') {
         match part {
             b"" | b"." => {}
             b".." => return Err("leads out of the image"),
+            name if name.len() > LONGEST_NAME => return Err("has a name that is too long"),
             name => all.push(CString::new(name).map_err(|_| "has a zero byte in its name")?),
         }
     }
@@ -41,6 +51,12 @@ pub(crate) fn names(path: &[u8]) -> std::result::Result<Names, &'static str> {
 pub(crate) fn key(names: &[CString]) -> Vec<u8> {
     let parts: Vec<_> = names.iter().map(|name| name.to_bytes()).collect();
     parts.join(&b'/')
+}
+
+/// The names that `key` was made of.
+pub(crate) fn names_of(key: &[u8]) -> Names {
+    let parts = key.split(|byte| *byte == b'/').filter(|part| !part.is_empty());
+    parts.filter_map(|part| CString::new(part).ok()).collect()
 }
 
 /// Opens the directory `name` in `dir`, never through a link.
@@ -104,7 +120,9 @@ impl Cursor {
                 continue;
             }
             self.stack.truncate(depth);
-            if depth >= DEEPEST {
+            // Links may lead to where no path of the archive could.
+            let length: usize = self.stack.iter().map(|(name, _)| name.count_bytes() + 1).sum();
+            if depth >= DEEPEST || length + name.count_bytes() > LONGEST_PATH {
                 return Err(Errno::NAMETOOLONG);
             }
             match self.push(&name, missing)? {

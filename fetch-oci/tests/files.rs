@@ -8,7 +8,8 @@ use std::fs;
 
 use bstr::BStr;
 use common::{Tar, World, chain, digest, gzip, host, is_root, tool};
-use fetch_oci::{Digest, OciFetcher, Platform, Settings};
+use fetch_oci::{Digest, Exporter, OciFetcher, Plan, Platform, Settings, Step};
+use obuilder_core::Cancel;
 use obuilder_core::contracts::Fetcher;
 use obuilder_core::error::FetchError;
 
@@ -109,6 +110,14 @@ fn images_are_chosen_by_tag_and_platform() {
     let other = World::with(|settings| settings.platform = platform);
     let error = other.fetch_error(&layout.name());
     assert!(error.ends_with("not for windows/amd64, only for linux/amd64, linux/s390x"), "{error}");
+    // One that only its configuration says something of.
+    let unmarked = world.layout("unmarked").image("a", "linux/amd64", &one("a"));
+    let index = unmarked.path.join("index.json");
+    let mut all: serde_json::Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+    all["manifests"][0].as_object_mut().unwrap().remove("platform");
+    fs::write(&index, all.to_string()).unwrap();
+    let error = other.fetch_error(&unmarked.name());
+    assert!(error.ends_with("not for windows/amd64, only for linux/amd64"), "{error}");
     let layout = layout.image("b", "linux/amd64", &one("b"));
     assert!(world.fetch_error(&layout.name()).contains("it has several images; name one of a, b"));
     let missing = world.fetcher.fingerprint(BStr::new(&format!("{}:c", layout.name())), None);
@@ -202,13 +211,43 @@ fn documents_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn images_put_into_a_layout_at_once_are_all_there() {
+    let world = World::new();
+    let (tree, path) = (world.path("tree"), world.path("layout"));
+    fs::create_dir(&tree).unwrap();
+    let export = |tag: &str| {
+        let cancel = Cancel::new();
+        let steps = vec![Step { tree: tree.clone(), heading: String::new() }];
+        let (env, workdir, user, owner) = (Vec::new(), String::new(), None, None);
+        let plan = Plan { steps, squash: false, env, workdir, user, owner, cancel: &cancel };
+        Exporter { plan }.to_layout(&path, tag)
+    };
+    let tags: Vec<_> = (0..8).map(|n| (0..12).map(|m| format!("v{n}-{m}")).collect()).collect();
+    std::thread::scope(|scope| {
+        for tags in &tags {
+            let tags: &Vec<String> = tags;
+            scope.spawn(move || tags.iter().for_each(|tag| drop(export(tag).unwrap())));
+        }
+    });
+    let index = path.join("index.json");
+    let all: serde_json::Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+    assert_eq!(all["manifests"].as_array().unwrap().len(), 96);
+    let large = [fs::read(&index).unwrap(), vec![b' '; 5 << 20]].concat();
+    fs::write(&index, &large).unwrap();
+    assert!(export("more").unwrap_err().to_string().contains("is larger than the limit"));
+    assert!(fs::read(&index).unwrap() == large, "nothing is lost");
+}
+
+#[test]
 fn names_in_a_docker_archive_lead_to_nothing_outside() {
     let world = World::new();
     let layer = Tar::new().file("secret", "x").done();
     let diff_id = Digest::of(&layer);
     fs::write(world.path("layer.tar"), &layer).unwrap();
+    let host = Platform::host();
+    let (os, architecture) = (host.os, host.architecture);
     let config = format!(
-        r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
+        r#"{{"os":"{os}","architecture":"{architecture}","rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
     );
     let saved = world.path("saved");
     fs::create_dir(&saved).unwrap();

@@ -13,7 +13,7 @@ use bstr::BStr;
 use common::registry::Registry;
 use common::server::{Answer, Asked, Server};
 use common::{Layout, Tar, World, chain, digest, gzip, host, tool};
-use fetch_oci::{Digest, OciFetcher, Platform, Pull, Settings};
+use fetch_oci::{Digest, Exporter, ImageName, OciFetcher, Plan, Platform, Pull, Settings, Step};
 use obuilder_core::contracts::Fetcher;
 use obuilder_core::error::FetchError;
 use obuilder_core::{BuildLog, Cancel};
@@ -127,6 +127,23 @@ fn lists_of_platforms_are_understood() {
         world.fetch_ok(&layout.name());
         assert_eq!(world.read("last"), platform.architecture, "and from the layout");
     }
+}
+
+#[test]
+fn an_image_is_for_the_platform_that_is_wanted() {
+    let (_server, name) = bad_registry(&[layer("one")], |_, answer| answer);
+    let base = BStr::new(&name);
+    let other = |settings: &mut Settings| {
+        settings.platform = Some(Platform::parse("windows/s390x").unwrap());
+    };
+    let error = World::with(other).fetch_error(&name);
+    assert!(error.ends_with(&format!("not for windows/s390x, only for {}", host())), "{error}");
+    // One that was imported for others is looked at again, whatever their names end with.
+    let world = World::with(|settings| settings.platform = Some(Platform::host()));
+    let mut last = world.fetch_ok(&name).fingerprint;
+    assert_eq!(world.fetcher.fingerprint(base, Some(&last)).unwrap(), last);
+    last.stamp = last.stamp.replace(&host(), &format!("windows/s390x {}", host()));
+    assert_ne!(world.fetcher.fingerprint(base, Some(&last)).unwrap(), last);
 }
 
 /// The name `ann` with the password `secret`, as `htpasswd -B` writes it.
@@ -261,19 +278,55 @@ fn a_later_process_goes_on_where_an_earlier_one_was_stopped() {
 
 #[test]
 fn what_an_earlier_try_left_damaged_is_brought_anew() {
-    let (_server, name) = bad_registry(&[big()], |_, answer| answer);
+    let (_, tar) = big();
+    let stored = gzip(&tar);
+    let digest = Digest::of(&stored);
+    let (_server, name) = bad_registry(&[(stored, tar)], |_, answer| answer);
     let world = World::new();
-    let digest = Digest::of(&big().0);
     fs::create_dir_all(world.path("cache/partial")).unwrap();
     fs::write(world.path("cache/partial").join(digest.hex()), vec![7; 5000]).unwrap();
     world.fetch_ok(&name);
     // And what was damaged later is found, removed and brought again.
     let blob = world.path("cache/blobs").join(digest.hex());
     let mut bytes = fs::read(&blob).unwrap();
-    bytes[100_000] ^= 1;
+    // What comes of it is no archive at all.
+    bytes[100_000..100_100].fill(0xff);
     fs::write(&blob, bytes).unwrap();
-    assert!(world.fetch_error(&name).contains("damaged"));
+    assert!(world.fetch_error(&name).contains("cannot be unpacked"));
     world.fetch_ok(&name);
+}
+
+#[test]
+fn what_a_pull_needs_is_not_pruned() {
+    let world = World::new();
+    let all = std::time::SystemTime::now() + Duration::from_secs(3600);
+    let (_server, name) = bad_registry(&[layer("one")], |_, answer| answer);
+    world.fetch_ok(&name);
+    let (cache, second) = (world.settings.cache.clone(), Digest::of(&layer("two").0));
+    let (_other, name) = bad_registry(&[layer("two"), layer("one")], move |asked, answer| {
+        if asked.path.contains(second.hex()) {
+            cache.prune(all).unwrap();
+        }
+        answer
+    });
+    world.fetch_ok(&name);
+    // What was used for a pull that brought nothing was used too.
+    let cache = &world.settings.cache;
+    for kind in ["blobs", "refs"] {
+        for entry in fs::read_dir(cache.dir().join(kind)).unwrap() {
+            let file = fs::File::open(entry.unwrap().path()).unwrap();
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        }
+    }
+    let before = cache.size().unwrap();
+    world.fetch_ok(&name);
+    let freed = cache.prune(all - Duration::from_secs(7200)).unwrap();
+    assert!(freed > 0 && freed < before, "{freed} of {before}");
+    let never = Settings { pull: Pull::Never, ..world.settings.clone() };
+    let world = World { fetcher: OciFetcher::new(never), ..world };
+    world.fetch_ok(&name);
+    assert!(world.settings.cache.prune(all).unwrap() > 0);
+    assert_eq!(world.settings.cache.size().unwrap(), 0);
 }
 
 #[test]
@@ -352,7 +405,7 @@ fn wrong_bytes_are_refused_whatever_a_registry_says() {
 fn claiming(size: u64, digest: &'static str) -> (Server, String) {
     let empty = Digest::of(b"");
     let config = serde_json::json!({
-        "os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [empty.as_str(), empty.as_str()]},
+        "rootfs": {"type": "layers", "diff_ids": [empty.as_str(), empty.as_str()]},
     });
     let config = config.to_string();
     let layer = serde_json::json!({"digest": digest, "size": size});
@@ -437,6 +490,87 @@ fn blobs_may_come_from_elsewhere_but_credentials_do_not_go_there() {
     assert_eq!(elsewhere.asked().len(), 1);
 }
 
+/// A fetcher that knows a password for the registry `host`.
+fn ann_of(host: &str) -> World {
+    let config = serde_json::json!({"auths": {host: {"username": "ann", "password": "secret"}}});
+    World::with(|settings| {
+        fs::create_dir_all(settings.cache.dir()).unwrap();
+        let path = settings.cache.dir().with_file_name("config.json");
+        fs::write(&path, config.to_string()).unwrap();
+        settings.access.docker_config = Some(path);
+    })
+}
+
+const BASIC_CHALLENGE: (&str, &str) = ("WWW-Authenticate", "Basic realm=x");
+
+#[test]
+fn whoever_we_are_sent_to_learns_no_password() {
+    let bytes = layer("one").0;
+    let stored = bytes.len();
+    // The same machine, another port.
+    let elsewhere = Server::start(move |asked| match asked.path.as_str() {
+        "/blob" => ranged(asked, &bytes),
+        _ => Answer::status(401).header(BASIC_CHALLENGE.0, BASIC_CHALLENGE.1),
+    });
+    let check = |location: String| {
+        let (server, name) = bad_registry(&[layer("one")], move |asked, answer| {
+            let known =
+                asked.headers.get("authorization").is_some_and(|it| it.starts_with("Basic"));
+            match asked.path.contains("/blobs/") && answer.body.len() == stored {
+                _ if !known => Answer::status(401).header(BASIC_CHALLENGE.0, BASIC_CHALLENGE.1),
+                true => Answer::status(307).header("Location", location.clone()),
+                false => answer,
+            }
+        });
+        let world = ann_of(&server.host);
+        world.fetch(&name).0.map_err(|error| chain(&error))
+    };
+    check(format!("http://{}/blob", elsewhere.host)).unwrap();
+    let error = check(format!("http://{}/asks", elsewhere.host)).unwrap_err();
+    assert!(error.contains("does not let us read a layer"), "{error}");
+    assert!(elsewhere.asked().len() >= 2);
+    for asked in elsewhere.asked() {
+        assert!(!asked.headers.contains_key("authorization"), "{asked:?}");
+    }
+    let error = check("http://obuild.localhost/blob".to_owned()).unwrap_err();
+    assert!(error.contains("`http://obuild.localhost:80`, which has no TLS"), "{error}");
+    let (_server, name) = bad_registry(&[layer("one")], |asked, _| {
+        Answer::status(302).header("Location", asked.path.clone())
+    });
+    let error = World::new().fetch_error(&name);
+    assert!(error.contains("answered more than five places"), "{error}");
+}
+
+#[test]
+fn whoever_takes_a_layer_for_a_registry_learns_no_password() {
+    let elsewhere = Server::start(|_| Answer::status(201));
+    let upload = format!("http://{}/upload", elsewhere.host);
+    let server = Server::start(move |asked| match asked.method.as_str() {
+        _ if !asked.headers.contains_key("authorization") => {
+            Answer::status(401).header(BASIC_CHALLENGE.0, BASIC_CHALLENGE.1)
+        }
+        "HEAD" => Answer::status(404),
+        "POST" => Answer::status(202).header("Location", upload.clone()),
+        _ => Answer::status(201),
+    });
+    let world = ann_of(&server.host);
+    fs::create_dir(world.rootfs()).unwrap();
+    let steps = vec![Step { tree: world.rootfs(), heading: String::new() }];
+    let (env, workdir, cancel) = (Vec::new(), String::new(), Cancel::new());
+    let (user, owner) = (None, None);
+    let plan = Plan { steps, squash: false, env, workdir, user, owner, cancel: &cancel };
+    let ImageName::Registry(reference) = ImageName::parse(&format!("{}/app", server.host)).unwrap()
+    else {
+        panic!("no reference")
+    };
+    let Settings { access, cache, .. } = &world.settings;
+    Exporter { plan }.to_registry(&reference, access, cache, &|_| {}).unwrap();
+    assert_eq!(elsewhere.asked().len(), 2, "the layer and the configuration");
+    for asked in elsewhere.asked() {
+        assert!(!asked.headers.contains_key("authorization"), "{asked:?}");
+    }
+}
+
 #[test]
 fn other_machines_are_not_spoken_to_without_tls() {
     // Plain HTTP would reach this server; TLS cannot.
@@ -483,6 +617,23 @@ fn a_pull_that_nobody_wants_any_more_ends_at_once() {
         assert!(error.contains("was cancelled"), "{error}");
     });
     assert!(started.elapsed() < Duration::from_secs(200), "{:?}", started.elapsed());
+}
+
+#[test]
+fn looking_for_a_new_image_ends_when_nobody_wants_it_any_more() {
+    let cancel = Cancel::new();
+    let pressed = cancel.clone();
+    let (server, name) = bad_registry(&[layer("one")], move |_, _| {
+        pressed.cancel();
+        Answer::status(503).header("Retry-After", "25")
+    });
+    let world = World::with(|settings| settings.pull = Pull::Always);
+    let base = BStr::new(&name);
+    let error = world.fetcher.look(base, None, &cancel).unwrap_err();
+    assert!(matches!(error, FetchError::Cancelled(_)), "{}", chain(&error));
+    assert_eq!(server.asked().len(), 1);
+    assert!(world.fetcher.insists(base) && !World::new().fetcher.insists(base));
+    assert!(!world.fetcher.insists(BStr::new("oci:somewhere")));
 }
 
 #[test]

@@ -177,6 +177,16 @@ fn hostile_layers_are_refused_by_name() {
     let mut long = Tar::new();
     long.header(EntryType::XHeader, "pax", "", 1 << 40, 0o644);
     check(long, "too long");
+    let big = "x".repeat(1_000_000);
+    let three = Tar::new().pax("comment", &big).pax("comment", &big).pax("comment", &big);
+    check(three.file("x", ""), "too long together");
+    check(Tar::new().pax("path", "n".repeat(256)).file("x", ""), "has a name that is too long");
+    let path = format!("{}/", "n".repeat(200)).repeat(21);
+    check(Tar::new().pax("path", &path).file("x", ""), "has a path that is too long");
+    // Links lead to where no path can: each of these is as long as it may be.
+    let deep = format!("{}/", "n".repeat(200)).repeat(19);
+    let far = Tar::new().pax("path", &deep).dir("x", 0o755).pax("linkpath", &deep);
+    check(far.symlink("l", "").pax("path", format!("l/{deep}x")).file("x", ""), "too long");
     assert_eq!(world.read("file"), "x", "what came before the bad entry stays for nobody to use");
 }
 
@@ -192,6 +202,8 @@ fn what_is_too_large_is_refused_before_it_is_written() {
     assert!(!world.exists("huge"));
     let many = (0..60).fold(Tar::new(), |tar, n| tar.file(&format!("f{n}"), ""));
     assert!(world.unpack_error(&[many.done()]).contains("limit of 50 files"));
+    let implied = Tar::new().pax("path", "d/".repeat(60)).dir("x", 0o755);
+    assert!(world.unpack_error(&[implied.done()]).contains("limit of 50 files"));
     // A small file that unpacks to very much.
     let bomb = vec![0; 50 << 20];
     let layout = world.layout("bomb").image("a", &common::host(), &[(gzip(&bomb), bomb)]);
@@ -215,18 +227,30 @@ fn devices_are_left_out_and_said() {
     image.unwrap();
     assert!(log.contains("Left out `dev/null`: it is a device"), "{log}");
     assert!(!world.exists("dev/null") && !world.exists("dev/sda") && world.exists("file"));
+    let many = (0..25)
+        .fold(Tar::new(), |tar, n| tar.entry(EntryType::Char, &format!("dev/tty{n}"), "", b""));
+    let layout = world.layout("many").plain(&[many.done()]);
+    let (_, log) = world.fetch(&layout.name());
+    assert!(log.contains("`dev/tty19`") && !log.contains("`dev/tty20`"), "{log}");
+    assert!(log.contains("Left out 5 more of them"), "{log}");
 }
 
 #[test]
 fn devices_are_made_for_those_who_ask_and_may() {
     let world = World::with(|settings| settings.unpack.devices = true);
-    let layer = Tar::new().entry(EntryType::Char, "dev/zero", "", b"").file("file", "x").done();
+    let layer = Tar::new()
+        .pax("uid", "12345")
+        .pax("gid", "12345")
+        .entry(EntryType::Char, "dev/zero", "", b"")
+        .file("file", "x")
+        .done();
     let layout = world.layout("layout").plain(&[layer]);
     let (image, log) = world.fetch(&layout.name());
     match (is_root(), image) {
         (true, Ok(_)) => {
             let meta = fs::symlink_metadata(world.rootfs().join("dev/zero")).unwrap();
             assert!(std::os::unix::fs::FileTypeExt::is_char_device(&meta.file_type()));
+            assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (0, 0, 0o600));
         }
         (true, Err(error)) => eprintln!("SKIP: no devices can be made here: {error}"),
         (false, image) => {
@@ -279,6 +303,59 @@ fn owners_setuid_and_attributes_are_kept_where_the_caller_may() {
         Ok(length) => assert_eq!(&value[..length], b"line\nline"),
         Err(error) => eprintln!("SKIP: extended attributes cannot be had here: {error}"),
     }
+}
+
+#[test]
+fn the_acl_for_new_files_is_not_for_those_of_the_image() {
+    let world = World::new();
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, allowed, id) in [
+        (1_u16, 7_u16, u32::MAX),
+        (2, 7, 54_321),
+        (4, 5, u32::MAX),
+        (16, 7, u32::MAX),
+        (32, 5, u32::MAX),
+    ] {
+        acl.extend([tag.to_le_bytes(), allowed.to_le_bytes()].concat());
+        acl.extend(id.to_le_bytes());
+    }
+    let name = "system.posix_acl_default";
+    let layer = Tar::new()
+        .pax(&format!("SCHILY.xattr.{name}"), &acl)
+        .dir("dir/", 0o755)
+        .file("dir/file", "x")
+        .dir("dir/sub/", 0o755)
+        .done();
+    let upper = Tar::new().file("dir/upper", "x").done();
+    world.unpack(&[layer, upper]);
+    let get = |path: &str, name: &str| {
+        rustix::fs::getxattr(world.rootfs().join(path), name, &mut [0; 256][..])
+    };
+    match get("dir", name) {
+        Ok(length) => assert_eq!(length, acl.len()),
+        Err(error) => return eprintln!("SKIP: ACLs cannot be had here: {error}"),
+    }
+    for path in ["dir/file", "dir/sub", "dir/upper"] {
+        assert!(get(path, "system.posix_acl_access").is_err(), "{path}");
+        assert!(get(path, name).is_err(), "{path}");
+    }
+}
+
+#[test]
+fn the_root_of_the_tree_stays_the_callers() {
+    let world = World::new();
+    let layer = Tar::new()
+        .pax("uid", "12345")
+        .pax("gid", "12345")
+        .dir("./", 0o6750)
+        .pax("uid", "12345")
+        .dir("sub/", 0o755)
+        .done();
+    world.unpack(&[layer]);
+    let meta = fs::metadata(world.rootfs()).unwrap();
+    let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    assert_eq!((meta.uid(), meta.gid()), me, "an image says to whom its tree was given");
+    assert_eq!(meta.mode() & 0o7777, 0o750);
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! one thread per running step, and one [`Cancel`] token to stop it. All three are shared between threads.
 //! [`crate::cache`] puts the index, shared steps and pruning on top of any store, [`crate::interpreter`] specs on top of that.
 
+mod image;
+
 use std::any::Any;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use crate::id::ResultId;
 use crate::log::BuildLog;
 use crate::spec::User;
 use crate::step::{Outcome, Owner, Step};
+pub use image::{Fingerprint, Image};
 
 // ---------------------------------------------------------------------------------------------------- Store
 
@@ -263,6 +266,21 @@ pub trait Fetcher: Send + Sync {
         last: Option<&Fingerprint>,
     ) -> Result<Fingerprint, FetchError>;
 
+    /// The same for a build, which may be cancelled meanwhile; for fetchers that ask others.
+    fn look(
+        &self,
+        base: &BStr,
+        last: Option<&Fingerprint>,
+        _cancel: &Cancel,
+    ) -> Result<Fingerprint, FetchError> {
+        self.fingerprint(base, last)
+    }
+
+    /// Whether a build fails when what stands behind `base` cannot be seen, instead of going on with what was imported.
+    fn insists(&self, _base: &BStr) -> bool {
+        false
+    }
+
     /// The environment that `base` would bring, without importing it.
     fn environment(&self, base: &BStr) -> Result<Vec<(BString, BString)>, FetchError>;
 
@@ -279,22 +297,4 @@ pub trait Fetcher: Send + Sync {
     fn origin(&self, _base: &BStr) -> Option<String> {
         None
     }
-}
-
-/// What an image is, so that a change behind its name is seen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fingerprint {
-    /// Cheap to find out; equal stamps mean an unchanged image.
-    pub stamp: String,
-    /// Digest of the contents; images are the same when their digests are.
-    pub digest: String,
-}
-
-/// An image that was brought.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Image {
-    /// Its environment.
-    pub env: Vec<(BString, BString)>,
-    /// What was brought.
-    pub fingerprint: Fingerprint,
 }

@@ -119,6 +119,19 @@ fn a_changed_image_retires_what_stands_on_it() {
 }
 
 #[test]
+fn an_image_that_cannot_be_seen_fails_the_builds_that_insist() {
+    let world = World::echo();
+    let text = "((from image) (run (shell one)))";
+    world.build(text).0.unwrap();
+    world.image.lose(false);
+    assert_eq!(world.build(text).1.count("cached"), 2);
+    world.image.lose(true);
+    let error = world.build(text).0.unwrap_err();
+    assert_eq!(error.kind(), Kind::System);
+    assert!(chain(&error).contains("failed to ask the registry: no answer"), "{}", chain(&error));
+}
+
+#[test]
 fn a_changed_image_waits_for_builds_that_still_use_the_old_one() {
     let world = World::echo();
     let text = "((from image) (run (shell one)))";

@@ -1,15 +1,15 @@
 //! `obuild import`
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
+use base_image::Images;
 use fetch_oci::{ImageName, OciFetcher};
 use obuilder_core::BuildLog;
 use obuilder_core::bstr::BStr;
 use obuilder_core::contracts::Image;
 use obuilder_core::{Cancel, Fetcher};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::cli::Done;
 use crate::error::{CommandError, Kind};
@@ -56,17 +56,6 @@ impl Set for Uses {
     ];
 }
 
-/// A directory that is removed, if it is still there: half of a new image, or an old one that was replaced.
-struct HalfMade(PathBuf);
-
-impl Drop for HalfMade {
-    fn drop(&mut self) {
-        if let Err(error) = tree_copy::remove_tree(&self.0) {
-            tracing::warn!("`{}` is left behind: {error}", self.0.display());
-        }
-    }
-}
-
 pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
     if args.name.contains('/') || args.name.starts_with('.') || args.name.is_empty() {
         let message = format!("`{}` cannot be the name of an image", args.name);
@@ -82,12 +71,10 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
         let message = format!("there is an image `{}` already", args.name);
         return Err(CommandError::usage(message).hint("--replace replaces it"));
     }
-    fs::create_dir_all(images).map_err(|e| wrong("create", images, &e))?;
     let cancel = signals::cancel_on_signals(|text| output::note("note", text))?;
-    let rootfs = images.join(format!(".{}-{}-new", args.name, std::process::id()));
-    let new = HalfMade(rootfs.clone());
-    let image = bring(&args.source, &rootfs, settings, &cancel)?;
-    put(&new, &image, &target)?;
+    Images::new(images).import(&args.name, |rootfs| {
+        bring(&args.source, rootfs, settings, &cancel).map(|image| env_text(&image))
+    })?;
     output::print(format!("imported {} as {}\n", args.source, target.display()))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -120,8 +107,8 @@ fn bring(
     brought.map_err(session::fetch_failed)
 }
 
-/// Puts the image where it belongs, at once, with its environment.
-fn put(new: &HalfMade, image: &Image, target: &Path) -> Result<(), CommandError> {
+/// The environment as `NAME.env` has it.
+fn env_text(image: &Image) -> Vec<u8> {
     let mut text = Vec::new();
     for (name, value) in &image.env {
         if value.contains(&b'\n') || name.contains(&b'\n') {
@@ -130,16 +117,7 @@ fn put(new: &HalfMade, image: &Image, target: &Path) -> Result<(), CommandError>
         }
         text.extend_from_slice(&[name.as_slice(), b"=", value.as_slice(), b"\n"].concat());
     }
-    let mut env = target.as_os_str().to_owned();
-    env.push(".env");
-    let env = PathBuf::from(env);
-    fs::write(&env, &text).map_err(|e| wrong("write", &env, &e))?;
-    if target.symlink_metadata().is_err() {
-        return fs::rename(&new.0, target).map_err(|e| wrong("write", target, &e));
-    }
-    // At no moment is there no image of that name; the old one is then where the new one was, and goes.
-    let exchanged = renameat_with(CWD, &new.0, CWD, target, RenameFlags::EXCHANGE);
-    exchanged.map_err(|e| wrong("replace", target, &e.into()))
+    text
 }
 
 fn wrong(verb: &str, path: &Path, error: &std::io::Error) -> CommandError {

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use flate2::{Compression, GzBuilder};
+use rustix::fs::FlockOperation;
 use tempfile::TempDir;
 
 use super::Plan;
@@ -42,13 +43,18 @@ impl Exporter<'_> {
         for (blob, bytes) in [(&config, &made.config), (&top, &made.manifest)] {
             replace(&blobs.join(blob.digest.hex()), bytes)?;
         }
+        // Others may be putting other images there; those that were there must all stay.
+        let _lock = lock(path)?;
         replace(&path.join("oci-layout"), LAYOUT)?;
         let digest = top.digest.clone();
         top.platform = Some(Platform::host());
         top.annotations = Some([(REF_NAME.to_owned(), tag.to_owned())].into());
         let index = path.join("index.json");
         let mut all = match fs::read(&index) {
-            Ok(bytes) if bytes.len() as u64 > LARGEST_MANIFEST => Vec::new(),
+            Ok(bytes) if bytes.len() as u64 > LARGEST_MANIFEST => {
+                let (what, limit) = (format!("`{}`", index.display()), LARGEST_MANIFEST);
+                return Err(Error::TooLarge { what, limit: format!("{limit} bytes") });
+            }
             Ok(bytes) => manifest::read::<Index>("index", &bytes)?.manifests,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(Error::path("read", &index, error)),
@@ -156,6 +162,13 @@ impl Exporter<'_> {
         }
         Ok(made.manifest_blob().digest)
     }
+}
+
+/// Has the directory `path` for us alone while the returned file lives.
+fn lock(path: &Path) -> Result<File> {
+    let dir = File::open(path).at("open", path)?;
+    rustix::fs::flock(&dir, FlockOperation::LockExclusive).at("lock", path)?;
+    Ok(dir)
 }
 
 /// A directory for layers that are being made, on the filesystem where they go.

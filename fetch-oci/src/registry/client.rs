@@ -10,7 +10,6 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use obuilder_core::Cancel;
-use ureq::config::RedirectAuthHeaders;
 use ureq::http::{Request, Response};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, AsSendBody, Body};
@@ -18,6 +17,7 @@ use ureq::{Agent, AsSendBody, Body};
 use super::Access;
 use super::auth::{Challenge, encode};
 use super::credentials::{self, Credentials};
+use super::place::{self, Place};
 use crate::error::{Error, Result};
 use crate::name::Reference;
 
@@ -26,6 +26,9 @@ const LARGEST_TOKEN: u64 = 1 << 20;
 
 /// A registry that asks for more patience gets no more than this.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// Whoever sends us on further than this is not followed.
+const MOST_HOPS: usize = 5;
 
 /// What is done to a repository, for tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,6 +50,8 @@ pub(crate) struct Client {
     pub(crate) host: String,
     /// `https://HOST`, or `http://HOST`.
     root: String,
+    /// The same; nobody else hears a password or a token.
+    home: Place,
     repository: String,
     /// `Authorization` headers by what they allow.
     allowed: Mutex<HashMap<Action, String>>,
@@ -66,25 +71,29 @@ impl Client {
     /// For the repository of `reference`.
     pub(crate) fn new(access: &Access, reference: &Reference) -> Result<Self> {
         let service = reference.service();
-        let plain = is_loopback(service) || access.plain_http.iter().any(|host| host == service);
+        let plain = place::may_be_plain(service, &access.plain_http);
         let agent = Agent::config_builder()
             .http_status_as_error(false)
-            .https_only(!plain)
-            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
-            .max_redirects(5)
+            .max_redirects(0)
             .user_agent(concat!("obuild/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(access.silence))
             .timeout_recv_response(Some(access.silence))
             .timeout_per_read(Some(access.silence))
             .timeout_per_write(Some(access.silence))
             .tls_config(tls(access)?);
-        let agent = if is_loopback(service) { agent.proxy(None) } else { agent };
+        let agent = if place::is_loopback(service) { agent.proxy(None) } else { agent };
         let scheme = if plain { "http" } else { "https" };
+        let root = format!("{scheme}://{service}");
+        let home = Place::of(&root).ok_or_else(|| Error::BadName {
+            text: reference.to_string(),
+            why: format!("`{service}` is no host"),
+        })?;
         Ok(Self {
             agent: agent.build().into(),
             access: access.clone(),
             host: reference.host.clone(),
-            root: format!("{scheme}://{service}"),
+            root,
+            home,
             repository: reference.repository.clone(),
             allowed: Mutex::default(),
         })
@@ -111,16 +120,20 @@ impl Client {
         body: &mut impl AsBody,
     ) -> Result<Response<Body>> {
         let known = self.lock().get(&action).cloned();
-        let response = self.send(ask, known.as_deref(), body)?;
+        let (response, by) = self.send(ask, known.as_deref(), body)?;
         if response.status() != 401 {
             return Ok(response);
+        }
+        // Where we were sent on to may not ask who we are.
+        if by != self.home {
+            return Err(self.denied(ask));
         }
         let token = self.answer(&response, action)?;
         let Some(token) = token.filter(|token| known.as_ref() != Some(token)) else {
             return Err(self.denied(ask));
         };
         self.lock().insert(action, token.clone());
-        let response = self.send(ask, Some(&token), body)?;
+        let (response, _) = self.send(ask, Some(&token), body)?;
         if response.status() == 401 { Err(self.denied(ask)) } else { Ok(response) }
     }
 
@@ -148,20 +161,46 @@ impl Client {
         }
     }
 
+    /// Sends a request, and sends it on to where the answer says it belongs; gives the answer, and whose it is.
     fn send(
         &self,
         ask: &Ask<'_>,
         authorization: Option<&str>,
         body: &mut impl AsBody,
-    ) -> Result<Response<Body>> {
-        let mut request = Request::builder().method(ask.method).uri(&ask.url);
-        for (name, value) in &ask.headers {
-            request = request.header(*name, value);
+    ) -> Result<(Response<Body>, Place)> {
+        let mut url = ask.url.clone();
+        for _ in 0..=MOST_HOPS {
+            let at = self.allowed_place(&url, ask.purpose)?;
+            let mut request = Request::builder().method(ask.method).uri(&url);
+            for (name, value) in &ask.headers {
+                request = request.header(*name, value);
+            }
+            if let Some(authorization) = authorization.filter(|_| at == self.home) {
+                request = request.header("Authorization", authorization);
+            }
+            let response =
+                body.send(&self.agent, request).map_err(|error| self.unreachable(error))?;
+            match place::next(ask.method, &url, &response) {
+                Some(next) => url = next,
+                None => return Ok((response, at)),
+            }
         }
-        if let Some(authorization) = authorization {
-            request = request.header("Authorization", authorization);
+        Err(self.wrong("more than five places to look at", ask.purpose))
+    }
+
+    /// Whose `url` is, if it may be asked.
+    fn allowed_place(&self, url: &str, purpose: &str) -> Result<Place> {
+        let place = Place::of(url);
+        let place = place.ok_or_else(|| self.wrong("an address that makes no sense", purpose))?;
+        if place.is_allowed(&self.access.plain_http) {
+            return Ok(place);
         }
-        body.send(&self.agent, request).map_err(|error| self.unreachable(error))
+        Err(self.wrong(&format!("`{place}`, which has no TLS,"), purpose))
+    }
+
+    fn wrong(&self, answer: &str, purpose: &str) -> Error {
+        let (host, answer) = (self.host.clone(), answer.to_owned());
+        Error::Answer { host, answer, action: purpose.to_owned() }
     }
 
     /// The `Authorization` header that a refused request asks for, if we can make it.
@@ -199,6 +238,7 @@ impl Client {
             token: Option<String>,
             access_token: Option<String>,
         }
+        self.allowed_place(realm, "give a token")?;
         let mut query = format!("service={}&scope={}", encode(service), encode(scope));
         let request = Request::builder();
         let response = if let Some(Credentials::Identity(identity)) = &found {
@@ -373,17 +413,6 @@ fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
-/// Whether a host, with or without a port, is this machine.
-fn is_loopback(service: &str) -> bool {
-    let name = match service.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => name,
-        _ => service,
-    };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    let address = name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    address || name == "localhost" || name.ends_with(".localhost")
-}
-
 fn tls(access: &Access) -> Result<TlsConfig> {
     let Some(path) = &access.certificates else { return Ok(TlsConfig::builder().build()) };
     let pem = fs::read(path).map_err(|error| Error::path("read", path, error))?;
@@ -401,28 +430,4 @@ fn tls(access: &Access) -> Result<TlsConfig> {
         return Err(bad("there is none in it".to_owned()));
     }
     Ok(TlsConfig::builder().root_certs(RootCerts::new_with_certs(&all)).build())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_loopback_is_spoken_to_without_tls() {
-        for loopback in [
-            "localhost",
-            "localhost:5000",
-            "127.0.0.1:5000",
-            "127.9.9.9",
-            "[::1]:80",
-            "a.localhost",
-        ] {
-            assert!(is_loopback(loopback), "{loopback}");
-        }
-        for other in
-            ["docker.io", "10.0.0.1:5000", "localhost.example.org", "[::2]:80", "127.0.0.1.nip.io"]
-        {
-            assert!(!is_loopback(other), "{other}");
-        }
-    }
 }

@@ -4,6 +4,7 @@ mod auth;
 mod client;
 mod credentials;
 mod download;
+mod place;
 mod pull;
 mod push;
 

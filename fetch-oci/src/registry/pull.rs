@@ -1,6 +1,7 @@
 //! Pulls an image: what its reference leads to, and its layers, several at once.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,7 +22,7 @@ use crate::manifest::{
     OCI_INDEX, OCI_MANIFEST,
 };
 use crate::name::{Reference, Target};
-use crate::platform::{Platform, choose};
+use crate::platform::{self, Platform, choose};
 
 /// How often people hear how much has come.
 const TELL_EVERY: Duration = Duration::from_secs(2);
@@ -52,6 +53,7 @@ impl Source {
 
     /// What `reference` leads to, by the cache if that is allowed and knows.
     pub(crate) fn resolve(&self, reference: &Reference, cancel: &Cancel) -> Result<Pulled> {
+        let _held = self.cache.hold(cancel)?;
         let named = reference.to_string();
         let fixed = matches!(reference.target, Target::Digest(_));
         if self.pull != Pull::Always || fixed {
@@ -121,17 +123,21 @@ impl Source {
 
     /// The image for this platform at or below `top`.
     fn below(&self, client: &Client, top: &Digest, cancel: &Cancel) -> Result<Pulled> {
-        let mut digest = top.clone();
+        let (mut digest, mut marked) = (top.clone(), false);
         for _ in 0..4 {
             match Document::parse(&self.manifest(client, &digest, cancel)?)? {
                 Document::Manifest(manifest) => {
                     let config = self.config(client, &manifest, cancel)?;
                     let image = Image::new(digest, &manifest, &config)?;
+                    if !marked {
+                        platform::check(&image.config.platform, &self.platforms)?;
+                    }
                     return Ok(Pulled { top: top.clone(), image });
                 }
                 Document::Index(index) => {
                     let all: Vec<_> = index.manifests.iter().collect();
-                    digest = choose(&all, &self.platforms)?.digest.clone();
+                    let chosen = choose(&all, &self.platforms)?;
+                    (digest, marked) = (chosen.digest.clone(), chosen.platform.is_some());
                 }
             }
         }
@@ -176,6 +182,7 @@ impl Source {
         image: &Image,
         cancel: &Cancel,
     ) -> Result<Incoming> {
+        let held = self.cache.hold(cancel)?;
         let mut todo = VecDeque::new();
         for layer in &image.layers {
             let LayerAt::Blob(blob) = &layer.at else { continue };
@@ -203,7 +210,7 @@ impl Source {
             let coming = coming.clone();
             thread::spawn(move || coming.work());
         }
-        Ok(Incoming { coming, total, _on_cancel: on_cancel })
+        Ok(Incoming { coming, total, _held: held, _on_cancel: on_cancel })
     }
 }
 
@@ -231,6 +238,8 @@ fn missing(reference: &Reference) -> Error {
 pub(crate) struct Incoming {
     coming: Arc<Coming>,
     total: u64,
+    /// What is here stays until it has been unpacked.
+    _held: File,
     _on_cancel: obuilder_core::cancel::OnCancel,
 }
 

@@ -15,14 +15,18 @@ const SETGID: u32 = 0o2000;
 
 /// Extended attributes that say something of a file, and not of how some filesystem keeps it.
 const KEPT: [&[u8]; 4] =
-    [b"user.", b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default"];
+    [b"user.", b"security.capability", b"system.posix_acl_access", DEFAULT_ACL];
+
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 /// What a directory gets when everything in it is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Directory {
     /// `None` leaves it as it is.
     pub(super) mode: Option<u32>,
     pub(super) mtime: (i64, u32),
+    /// The ACL of what is made in it, which is not for what the image has in it.
+    pub(super) default_acl: Option<Vec<u8>>,
 }
 
 impl Directory {
@@ -30,14 +34,21 @@ impl Directory {
     #[allow(clippy::unnecessary_cast)]
     pub(super) fn as_it_is(dir: impl AsFd) -> Result<Self> {
         let stat = rustix::fs::fstat(dir)?;
-        Ok(Self { mode: None, mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as u32) })
+        let mtime = (stat.st_mtime as i64, stat.st_mtime_nsec as u32);
+        Ok(Self { mode: None, mtime, default_acl: None })
     }
 
-    pub(super) fn apply(&self, dir: &OwnedFd) -> Result<()> {
+    /// Gives it to `dir`; returns how many extended attributes were lost.
+    pub(super) fn apply(&self, dir: &OwnedFd) -> Result<u64> {
+        let lost = match &self.default_acl {
+            Some(acl) => set(DEFAULT_ACL, acl, |name, value| set_dir(dir, name, value))?,
+            None => 0,
+        };
         if let Some(mode) = self.mode {
             rustix::fs::fchmod(dir, Mode::from_bits_retain(mode as _))?;
         }
-        rustix::fs::futimens(dir, &times(self.mtime))
+        rustix::fs::futimens(dir, &times(self.mtime))?;
+        Ok(lost)
     }
 }
 
@@ -64,13 +75,16 @@ pub(super) fn of_file(file: &OwnedFd, entry: &Entry, root: bool) -> Done<u64> {
     Ok(lost)
 }
 
-/// The same for a directory, but for mode and times, which come later; returns the mode.
-pub(super) fn of_dir(dir: &OwnedFd, entry: &Entry, root: bool) -> Done<(u32, u64)> {
+/// The same for a directory; what it must not have yet is returned.
+pub(super) fn of_dir(dir: &OwnedFd, entry: &Entry, root: bool) -> Done<(Directory, u64)> {
     let made = rustix::fs::fstat(dir)?;
     let mode = give_owner(&made, entry, root, |uid, gid| rustix::fs::fchown(dir, uid, gid))?;
-    let lost =
-        set_all(entry, |name, value| rustix::fs::fsetxattr(dir, name, value, XattrFlags::empty()))?;
-    Ok((mode, lost))
+    let lost = set_all(entry, |name, value| match name.to_bytes() {
+        DEFAULT_ACL => Ok(()),
+        _ => set_dir(dir, name, value),
+    })?;
+    let default_acl = entry.xattrs.get(DEFAULT_ACL).cloned();
+    Ok((Directory { mode: Some(mode), mtime: entry.mtime, default_acl }, lost))
 }
 
 /// The same for what cannot be opened. Extended attributes, which next to nobody gives to those, are lost.
@@ -126,18 +140,27 @@ fn set_all(entry: &Entry, mut set: impl FnMut(&CStr, &[u8]) -> Result<()>) -> Re
     let mut lost = 0;
     // From the last name back: `user.` comes before `system.`, whose ACLs may take the caller's right to write.
     for (name, value) in entry.xattrs.iter().rev() {
-        let set = match CString::new(name.as_slice()) {
-            Ok(c_name) if is_kept(name) => set(&c_name, value),
-            _ => Err(Errno::NOTSUP),
-        };
-        match set {
-            Ok(()) => {}
-            Err(Errno::PERM | Errno::NOTSUP | Errno::ACCESS | Errno::INVAL) => lost += 1,
-            Err(Errno::RANGE | Errno::TOOBIG) => lost += 1,
-            Err(error) => return Err(error),
-        }
+        lost += self::set(name, value, &mut set)?;
     }
     Ok(lost)
+}
+
+/// Sets one extended attribute; returns 1 if it cannot be had.
+fn set(name: &[u8], value: &[u8], set: impl FnOnce(&CStr, &[u8]) -> Result<()>) -> Result<u64> {
+    let set = match CString::new(name) {
+        Ok(c_name) if is_kept(name) => set(&c_name, value),
+        _ => Err(Errno::NOTSUP),
+    };
+    match set {
+        Ok(()) => Ok(0),
+        Err(Errno::PERM | Errno::NOTSUP | Errno::ACCESS | Errno::INVAL) => Ok(1),
+        Err(Errno::RANGE | Errno::TOOBIG) => Ok(1),
+        Err(error) => Err(error),
+    }
+}
+
+fn set_dir(dir: &OwnedFd, name: &CStr, value: &[u8]) -> Result<()> {
+    rustix::fs::fsetxattr(dir, name, value, XattrFlags::empty())
 }
 
 /// Takes from a directory of a lower layer the extended attributes that it has.

@@ -73,13 +73,14 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    /// The tree's own root.
+    /// The tree's own root. It stays the caller's: who gives the tree to somebody goes by its owner to see whether that was done,
+    /// and an image could claim that it was.
     fn root_entry(&mut self, entry: &Entry) -> Done {
         if entry.kind != Kind::Dir {
             return Err(Failure::Entry("would replace the root of the image"));
         }
         let root = self.root.clone();
-        self.attributes_of_dir(&root, Vec::new(), entry)
+        self.attributes_of_dir(&root, Vec::new(), entry, false)
     }
 
     /// The directory that holds an entry, made if it is not there.
@@ -94,8 +95,10 @@ impl Unpacker<'_> {
             Err(error) => return Err(error.into()),
         };
         for place in &made {
-            self.dirs.insert(tree::key(place), Directory { mode: Some(0o755), mtime: (0, 0) });
+            let later = Directory { mode: Some(0o755), mtime: (0, 0), default_acl: None };
+            self.dirs.insert(tree::key(place), later);
             self.note(place);
+            self.count(0).map_err(|error| Failure::Io(error.into_io()))?;
         }
         // Its time is kept, unless the archive has another one for it.
         if let std::collections::btree_map::Entry::Vacant(vacant) =
@@ -148,13 +151,19 @@ impl Unpacker<'_> {
                 }
             }
         };
-        self.attributes_of_dir(&opened, tree::key(place), entry)
+        self.attributes_of_dir(&opened, tree::key(place), entry, self.is_root)
     }
 
-    fn attributes_of_dir(&mut self, dir: &OwnedFd, key: Vec<u8>, entry: &Entry) -> Done {
-        let (mode, lost) = attributes::of_dir(dir, entry, self.is_root)?;
+    fn attributes_of_dir(
+        &mut self,
+        dir: &OwnedFd,
+        key: Vec<u8>,
+        entry: &Entry,
+        give: bool,
+    ) -> Done {
+        let (later, lost) = attributes::of_dir(dir, entry, give)?;
         self.done.lost_attributes += lost;
-        self.dirs.insert(key, Directory { mode: Some(mode), mtime: entry.mtime });
+        self.dirs.insert(key, later);
         Ok(())
     }
 
@@ -202,6 +211,13 @@ impl Unpacker<'_> {
 
     fn special(&mut self, dir: &OwnedFd, name: &CStr, place: &Names, entry: &Entry) -> Done {
         let mode = Mode::from_bits_retain((entry.mode & 0o777) as _);
+        // What stands for a part of this machine is root's alone, whatever the image says.
+        let device = matches!(entry.kind, Kind::Device { .. }).then(|| Entry {
+            uid: 0,
+            gid: 0,
+            ..entry.clone()
+        });
+        let mode = if device.is_some() { mode & (Mode::RUSR | Mode::WUSR) } else { mode };
         let made = match entry.kind {
             Kind::Device { block, major, minor } if self.options.devices && self.is_root => {
                 let kind = if block { FileType::BlockDevice } else { FileType::CharacterDevice };
@@ -218,11 +234,12 @@ impl Unpacker<'_> {
                 if Errno::from_io_error(&error).is_some_and(|e| e == Errno::NOTSUP) =>
             {
                 let path = PathBuf::from(entry.path.to_path_lossy().as_ref());
-                self.done.left_out.push(path);
+                self.leave_out(path);
                 Ok(())
             }
             Err(error) => Err(error),
             Ok(()) => {
+                let entry = device.as_ref().unwrap_or(entry);
                 self.done.lost_attributes += attributes::of_name(dir, name, entry, self.is_root)?;
                 Ok(())
             }

@@ -23,6 +23,9 @@ use crate::tree::{self, Cursor, Fail, Names};
 use attributes::Directory;
 pub(crate) use attributes::is_kept;
 
+/// How many of the files that were left out are named.
+const MOST_NAMED: usize = 20;
+
 /// How images are unpacked.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -51,12 +54,14 @@ impl Options {
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Unpacked {
-    /// Entries of all layers.
+    /// Entries of all layers, and directories that those leave out.
     pub entries: u64,
     /// Bytes of files.
     pub bytes: u64,
-    /// Devices, and what else cannot be made here, that were left out.
+    /// The first of the devices, and of what else cannot be made here, that were left out.
     pub left_out: Vec<PathBuf>,
+    /// How many more of them there were.
+    pub more_left_out: u64,
     /// How many extended attributes the caller or the filesystem did not allow.
     pub lost_attributes: u64,
 }
@@ -136,11 +141,23 @@ impl<'a> Unpacker<'a> {
     pub(crate) fn finish(mut self) -> Result<Unpacked> {
         // What lies deeper comes first: a parent may forbid to enter it.
         for (key, directory) in self.dirs.iter().rev() {
-            let names = tree::names(key).unwrap_or_default();
+            let names = tree::names_of(key);
             let set = self.at.enter(&names, &mut Fail).and_then(|fd| directory.apply(&fd));
-            set.at("set the attributes of", self.path.join(String::from_utf8_lossy(key).as_ref()))?;
+            let lost = set.at(
+                "set the attributes of",
+                self.path.join(String::from_utf8_lossy(key).as_ref()),
+            )?;
+            self.done.lost_attributes += lost;
         }
         Ok(self.done)
+    }
+
+    /// Remembers what was not made, as far as people will read it.
+    fn leave_out(&mut self, path: PathBuf) {
+        match self.done.left_out.len() < MOST_NAMED {
+            true => self.done.left_out.push(path),
+            false => self.done.more_left_out += 1,
+        }
     }
 
     fn count(&mut self, size: u64) -> Result<()> {

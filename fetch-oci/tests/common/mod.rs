@@ -184,6 +184,7 @@ pub fn host() -> String {
 /// A directory of its own with a fetcher.
 pub struct World {
     pub dir: tempfile::TempDir,
+    pub settings: Settings,
     pub fetcher: OciFetcher,
 }
 
@@ -197,7 +198,7 @@ impl World {
         let mut settings = Settings::new(dir.path().join("cache"));
         settings.access.first_wait = std::time::Duration::from_millis(1);
         change(&mut settings);
-        Self { dir, fetcher: OciFetcher::new(settings) }
+        Self { dir, fetcher: OciFetcher::new(settings.clone()), settings }
     }
 
     pub fn limited(most_bytes: u64, most_entries: u64) -> Self {

@@ -11,8 +11,9 @@ use super::once::Turn;
 use super::{Build, BuildError};
 use crate::cache::meta::MetaBase;
 use crate::cache::{Client, ResultCache, StepFailure, StepRequest, Workspace};
+use crate::cancel::Cancel;
 use crate::contracts::{Fetcher, Fingerprint, Snapshot};
-use crate::error::StoreError;
+use crate::error::{FetchError, StoreError};
 use crate::id::{ResultId, base_id};
 use crate::progress::Event;
 use crate::sexp::{Node, Sexp};
@@ -38,13 +39,18 @@ pub(super) fn freshness(
     fetcher: &dyn Fetcher,
     name: &BStr,
     id: &ResultId,
+    cancel: &Cancel,
 ) -> Result<Freshness, BuildError> {
     if cache.store().result(id)?.is_none() {
         return Ok(Freshness::Same);
     }
     let last = cache.base_fingerprint(id)?;
-    let now = match fetcher.fingerprint(name, last.as_ref()) {
+    let now = match fetcher.look(name, last.as_ref(), cancel) {
         Ok(now) => now,
+        Err(FetchError::Cancelled(_)) => return Err(BuildError::Cancelled),
+        Err(source) if fetcher.insists(name) => {
+            return Err(BuildError::Base { name: name.to_owned(), source });
+        }
         // The image has gone and its import is still there: builds go on, as they do where images are fetched once.
         Err(error) => {
             tracing::warn!("cannot see whether the base image `{name}` has changed: {error}");
@@ -92,7 +98,7 @@ impl Build<'_> {
         client: &Client<'_>,
     ) -> Result<bool, BuildError> {
         let changed = matches!(
-            freshness(&self.builder.cache, &*self.builder.fetcher, name, id)?,
+            freshness(&self.builder.cache, &*self.builder.fetcher, name, id, client.cancel)?,
             Freshness::Changed
         );
         if changed {

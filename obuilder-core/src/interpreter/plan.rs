@@ -7,6 +7,7 @@ use bstr::{BString, ByteSlice};
 
 use super::base::{Env, Freshness, freshness, saved_env};
 use super::{BuildError, Builder, Context, Scope, State, run};
+use crate::cancel::Cancel;
 use crate::contracts::Snapshot;
 use crate::id::{ResultId, base_id};
 use crate::progress::Stage;
@@ -128,8 +129,8 @@ impl Builder {
     fn plan_base(&self, spec: &Spec) -> Result<(Expected, Env), BuildError> {
         let name = spec.from.as_bstr();
         let id = base_id(name);
-        let changed =
-            matches!(freshness(&self.cache, &*self.fetcher, name, &id)?, Freshness::Changed);
+        let fresh = freshness(&self.cache, &*self.fetcher, name, &id, &Cancel::new())?;
+        let changed = matches!(fresh, Freshness::Changed);
         match self.cache.store().result(&id)? {
             Some(result) if !changed => {
                 let env = saved_env(&result).map_err(|source| {

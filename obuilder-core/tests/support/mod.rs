@@ -155,12 +155,18 @@ impl Observer for Transcript {
 pub(crate) struct TextImage {
     text: Mutex<String>,
     stamp: Mutex<u32>,
+    /// Whether it cannot be seen, and then whether builds must fail for it.
+    lost: Mutex<Option<bool>>,
 }
 
 impl TextImage {
     pub(crate) fn change(&self, text: &str) {
         text.clone_into(&mut self.text.lock().unwrap());
         self.touch();
+    }
+
+    pub(crate) fn lose(&self, insists: bool) {
+        *self.lost.lock().unwrap() = Some(insists);
     }
 
     /// A new stamp, with the same contents.
@@ -179,8 +185,28 @@ impl Fetcher for TextImage {
                 hint,
             });
         }
+        if self.lost.lock().unwrap().is_some() {
+            let (action, source) = ("ask the registry".into(), "no answer".into());
+            return Err(FetchError::Failed { action, source });
+        }
         let stamp = self.stamp.lock().unwrap().to_string();
         Ok(Fingerprint { stamp, digest: self.text.lock().unwrap().clone() })
+    }
+
+    fn look(
+        &self,
+        base: &BStr,
+        last: Option<&Fingerprint>,
+        cancel: &Cancel,
+    ) -> Result<Fingerprint, FetchError> {
+        match cancel.is_cancelled() {
+            true => Err(FetchError::Cancelled(base.to_owned())),
+            false => self.fingerprint(base, last),
+        }
+    }
+
+    fn insists(&self, _: &BStr) -> bool {
+        self.lost.lock().unwrap().unwrap_or_default()
     }
 
     fn environment(&self, base: &BStr) -> Result<Vec<(BString, BString)>, FetchError> {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use obuilder_core::interpreter::{Context, Options};
+use obuilder_core::interpreter::{self, Context, Options};
 
 use super::slot_places;
 use crate::cli::Done;
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
     if let Some(first) = found.first() {
         let (file, place) = (first.path.display(), &first.place);
         let text = format!("`{}` names a place of a build: `{file}` holds `{place}`", args.name);
-        return Err(CommandError::system(text).hint("make the image anew"));
+        return Err(CommandError::system(text).hint(anew(&args.name)));
     }
     let builder = session::builder(settings, Vec::new())?;
     let spec = base_image::checks(&record.request, &args.name);
@@ -49,12 +49,19 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
     let view = settings.progress().view();
     logging::show_on(Some(view.clone()));
     let context = Context::new(std::env::temp_dir());
-    let built =
-        builder.build(&spec, &context, &options, &cancel, &*view).map_err(CommandError::from);
+    let built = builder.build(&spec, &context, &options, &cancel, &*view).map_err(|error| {
+        let hint = (error.kind() == interpreter::Kind::Step).then(|| anew(&args.name));
+        CommandError::from(error).maybe_hint(hint)
+    });
     logging::show_on(None);
     let shown = view.end(built.as_ref());
     built?;
     shown?;
     output::note("base image", format!("`{}` is as it should be", args.name));
     Ok(ExitCode::SUCCESS)
+}
+
+/// An image that is not as it should be cannot be mended; making it again finds it unchanged.
+fn anew(name: &str) -> String {
+    format!("remove it (`obuild base-image remove {name}`), then make it anew")
 }
