@@ -60,6 +60,10 @@ pub(crate) fn run(cap: &Path, name: &str) -> Result<ExitCode, Stop> {
             .map_err(|_| Stop::system("the queue does not answer"))?
             .map_err(|error| Stop::system(format!("the queue does not answer: {error}")))?;
         say(&format!("ok: it registers workers: `{name}` was there for a moment"));
+        say(&format!(
+            "note: the scheduler goes on listing `{name}` as disconnected until it is told to forget it: \
+             ocluster-admin --connect admin.cap forget POOL {name}"
+        ));
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -17,6 +17,7 @@ mod settings;
 mod steps;
 mod work;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -134,6 +135,12 @@ fn main() -> ExitCode {
 pub(crate) fn say(text: &str) {
     // A reader that has gone away is no reason to stop.
     let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// The variables of these names that the environment has.
+pub(crate) fn given(names: &[&str]) -> Vec<(OsString, OsString)> {
+    let with_value = |name: &&str| Some(((*name).into(), std::env::var_os(name)?));
+    names.iter().filter_map(with_value).collect()
 }
 
 /// Shows what the program traces on standard error, or writes it to `file`, with the time, as a service's log.

@@ -203,10 +203,7 @@ fn jobs(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Jobs, Stop> {
     let options = &settings.options;
     let mut config = git_context::Config::new(&settings.state_dir);
     config.file_roots.clone_from(&options.git_file_root);
-    config.environment = GIT_VARIABLES
-        .into_iter()
-        .filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
-        .collect();
+    config.environment = crate::given(&GIT_VARIABLES);
     config.ssh = match (&options.git_ssh_key, &options.git_known_hosts) {
         (Some(key), Some(hosts)) => Some(Ssh { key: key.clone(), known_hosts: hosts.clone() }),
         (None, None) => None,
