@@ -110,8 +110,8 @@ impl OciFetcher {
                     kind == Some("registry") && wanted == Some(&*self.source.wanted())
                 };
                 // Nobody is asked for what is here.
-                if let Some(last) = last.filter(ours).filter(|_| self.settings.pull != Pull::Always)
-                {
+                let asks = self.settings.pull == Pull::Always && !reference.is_fixed();
+                if let Some(last) = last.filter(ours).filter(|_| !asks) {
                     return Ok(last.clone());
                 }
                 let pulled = self.source.resolve(reference, cancel)?;
@@ -142,8 +142,11 @@ impl OciFetcher {
         let meta = fs::metadata(&path).map_err(|error| match error.kind() {
             ErrorKind::NotFound => {
                 let image = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let place = path.parent().unwrap_or(&path).display().to_string();
-                Error::Missing { image, place: format!("`{place}`") }
+                let place = match path.parent() {
+                    Some(place) if place != Path::new("") => format!("`{}`", place.display()),
+                    _ => "the current directory".to_owned(),
+                };
+                Error::Missing { image, place }
             }
             _ => Error::path("read", &path, error),
         })?;
@@ -210,16 +213,19 @@ impl OciFetcher {
             unpacking(log, number, count, layer)
         });
         // A layer that is damaged may as well look like a bad archive.
-        if !matches!(&unpacked, Ok(_) | Err(Error::Cancelled | Error::TooLarge { .. })) {
-            self.forget_damaged(image)?;
+        if matches!(&unpacked, Err(Error::Damaged { .. } | Error::BadLayer { .. })) {
+            self.forget_damaged(image, cancel)?;
         }
         tell(&unpacked?, log)?;
         Ok(brought(image, self.registry_stamp(&pulled)))
     }
 
     /// Removes the layers that have been damaged since they came, so that the next try brings them again.
-    fn forget_damaged(&self, image: &Image) -> Result<()> {
+    fn forget_damaged(&self, image: &Image, cancel: &Cancel) -> Result<()> {
         for layer in &image.layers {
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
             let LayerAt::Blob(blob) = &layer.at else { continue };
             let Some(file) = self.settings.cache.open(&blob.digest, blob.size)? else { continue };
             let mut checked = Checked::new(file, &blob.digest, blob.size);
@@ -288,8 +294,11 @@ impl Fetcher for OciFetcher {
     }
 
     fn insists(&self, base: &BStr) -> bool {
-        let registry = || matches!(Self::name(base), Ok(ImageName::Registry(_)));
-        self.settings.pull == Pull::Always && registry()
+        let moves = || match Self::name(base) {
+            Ok(ImageName::Registry(reference)) => !reference.is_fixed(),
+            _ => false,
+        };
+        self.settings.pull == Pull::Always && moves()
     }
 
     fn environment(&self, base: &BStr) -> std::result::Result<Vec<(BString, BString)>, FetchError> {

@@ -124,6 +124,11 @@ impl Reference {
         Ok(Self { host: host.to_owned(), repository, target })
     }
 
+    /// Whether it is always the same image.
+    pub fn is_fixed(&self) -> bool {
+        matches!(self.target, Target::Digest(_))
+    }
+
     /// The tag or digest.
     pub fn target(&self) -> &str {
         match &self.target {

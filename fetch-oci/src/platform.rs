@@ -31,7 +31,7 @@ impl Platform {
                 if !os.is_empty() && !architecture.is_empty() && variant != Some("") =>
             {
                 let variant = variant.map(str::to_owned);
-                Ok(Self { architecture: architecture.into(), os: os.into(), variant })
+                Ok(Self { architecture: normal(architecture).into(), os: os.into(), variant })
             }
             _ => Err(Error::BadName {
                 text: text.to_owned(),
@@ -42,12 +42,7 @@ impl Platform {
 
     /// This machine's.
     pub fn host() -> Self {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            "x86" => "386",
-            other => other,
-        };
+        let architecture = normal(std::env::consts::ARCH);
         let os = match std::env::consts::OS {
             "macos" => "darwin",
             other => other,
@@ -64,11 +59,25 @@ impl Platform {
 
     /// Whether an image for `self` will do for `wanted`; a variant matters where both have one.
     pub(crate) fn serves(&self, wanted: &Self) -> bool {
-        let variants = match (&self.variant, &wanted.variant) {
+        let named = |variant: &Option<String>| variant.clone().filter(|name| !name.is_empty());
+        let variants = match (named(&self.variant), named(&wanted.variant)) {
             (Some(a), Some(b)) => a == b,
             _ => true,
         };
-        self.os == wanted.os && self.architecture == wanted.architecture && variants
+        let architectures = normal(&self.architecture) == normal(&wanted.architecture);
+        self.os == wanted.os && architectures && variants
+    }
+}
+
+/// A processor by Go's name for it; some tools write the kernel's, and Rust has its own.
+fn normal(architecture: &str) -> &str {
+    match architecture {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" | "i386" | "i686" => "386",
+        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+        "loongarch64" => "loong64",
+        other => other,
     }
 }
 

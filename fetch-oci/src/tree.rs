@@ -40,11 +40,16 @@ pub(crate) fn names(path: &[u8]) -> std::result::Result<Names, &'static str> {
         match part {
             b"" | b"." => {}
             b".." => return Err("leads out of the image"),
-            name if name.len() > LONGEST_NAME => return Err("has a name that is too long"),
+            name if hidden(name).len() > LONGEST_NAME => return Err("has a name that is too long"),
             name => all.push(CString::new(name).map_err(|_| "has a zero byte in its name")?),
         }
     }
     if all.len() > DEEPEST { Err("lies too deep") } else { Ok(all) }
+}
+
+/// What a whiteout hides; any other name is its own.
+fn hidden(name: &[u8]) -> &[u8] {
+    name.strip_prefix(b".wh.").unwrap_or(name)
 }
 
 /// The path of `names`, for messages and as a key.

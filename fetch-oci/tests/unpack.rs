@@ -46,6 +46,8 @@ fn upper_layers_hide_and_replace() {
     let lower = Tar::new()
         .file("keep", "lower")
         .file("gone", "lower")
+        .pax("path", "g".repeat(255))
+        .file("long", "")
         .file("opaque/a", "lower")
         .file("opaque/sub/b", "lower")
         .file("tree/deep/er", "lower")
@@ -55,6 +57,8 @@ fn upper_layers_hide_and_replace() {
         .done();
     let upper = Tar::new()
         .file(".wh.gone", "")
+        .pax("path", format!(".wh.{}", "g".repeat(255)))
+        .file(".wh.long", "")
         .file("opaque/new", "upper")
         .file("opaque/sub/kept", "upper")
         .file("opaque/.wh..wh..opq", "")
@@ -70,6 +74,7 @@ fn upper_layers_hide_and_replace() {
     for gone in ["gone", "opaque/a", "opaque/sub/b", "tree/deep", ".wh.gone", ".wh..wh.plnk"] {
         assert!(!world.exists(gone), "{gone}");
     }
+    assert!(!world.exists(&"g".repeat(255)), "the longest name");
     for upper in ["opaque/new", "opaque/sub/kept", "tree/again", "file", "was-dir", "was-link"] {
         assert_eq!(world.read(upper), "upper", "{upper}");
     }

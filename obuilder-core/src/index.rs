@@ -175,6 +175,25 @@ pub(crate) struct Index {
     connection: Mutex<Connection>,
 }
 
+/// How long another process may keep the database to itself.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Two processes that make a database at once would wait for each other here; SQLite refuses one of them without waiting.
+fn set_wal(db: &Connection) -> rusqlite::Result<()> {
+    let begun = std::time::Instant::now();
+    loop {
+        match db.pragma_update(None, "journal_mode", "wal") {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && begun.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            done => return done,
+        }
+    }
+}
+
 impl Index {
     /// Opens the index below `state`, making it if needed. A damaged database is set aside under the returned
     /// path, and a new one begun.
@@ -235,8 +254,8 @@ impl Index {
         {
             let db = index.lock();
             let prepare = || {
-                db.busy_timeout(Duration::from_secs(30))?;
-                db.pragma_update(None, "journal_mode", "wal")?;
+                db.busy_timeout(PATIENCE)?;
+                set_wal(&db)?;
                 db.pragma_update(None, "synchronous", "normal")?;
                 db.pragma_update(None, "foreign_keys", true)?;
                 // A checkpoint waits for the disk; the automatic one, every thousand pages, is enough.

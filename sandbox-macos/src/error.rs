@@ -72,6 +72,9 @@ pub enum Error {
     /// The filesystem that shows steps their trees does not start.
     #[error("the filesystem of build users does not start: {0}")]
     NotServed(String),
+    /// Whatever the step read or wrote since then has failed, whether or not it says so.
+    #[error("the filesystem of build users ended while the step ran")]
+    ServerEnded,
     /// Steps of several slots cannot be shown the same home.
     #[error(
         "several slots need a view of the filesystem for each step, which the system refuses: use `--slots 1`, or show them by FUSE with `--fuse`"

@@ -29,17 +29,25 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Shown {
     scoreboard: PathBuf,
     uid: u32,
+    /// The mounts, and which process serves each.
+    served: Vec<(PathBuf, u32)>,
 }
 
 impl Shown {
     /// Shows the place of `slot`, once the filesystem is mounted.
     pub(crate) fn new(fuse: &Fuse, config: &Config, slot: &Slot) -> Result<Self> {
-        ensure_mounted(fuse, config)?;
+        let served = ensure_mounted(fuse, config)?;
         let (scoreboard, uid) = (beside(&fuse.mount, ".scoreboard"), slot.user.uid);
         let tree = beside(&fuse.mount, ".slots").join(uid.to_string());
         usrlocal_fs::link(&scoreboard, uid, Some(&tree))
             .map_err(failed("show the step its tree"))?;
-        Ok(Self { scoreboard, uid })
+        Ok(Self { scoreboard, uid, served })
+    }
+
+    /// An error when not everything was served all the time: the step cannot be trusted to have noticed.
+    pub(crate) fn check(&self) -> Result<()> {
+        let same = |(at, server): &(PathBuf, u32)| server_of(at) == Some(*server);
+        if self.served.iter().all(same) { Ok(()) } else { Err(Error::ServerEnded) }
     }
 }
 
@@ -69,7 +77,8 @@ pub fn serve_trees(
 
 /// Unmounts everything; nobody may use it.
 pub(crate) fn unmount(fuse: &Fuse, config: &Config) -> Result<()> {
-    for (at, _) in mounts(fuse, config).into_iter().rev().filter(|(at, _)| is_served(at)) {
+    let mounted = |at: &Path| server_of(at).is_some() || is_dead(at);
+    for (at, _) in mounts(fuse, config).into_iter().rev().filter(|(at, _)| mounted(at)) {
         let action = format!("unmount `{}`", at.display());
         usrlocal_fs::unmount(&at, false).map_err(failed(&action))?;
     }
@@ -90,24 +99,36 @@ pub(crate) fn check(fuse: &Fuse, home: &Path) -> std::result::Result<(), String>
 /// What is mounted where: the path, and which part of a slot's tree it shows.
 fn mounts(fuse: &Fuse, config: &Config) -> Vec<(PathBuf, PathBuf)> {
     let home = config.home.strip_prefix(&fuse.mount).unwrap_or(&config.home);
-    let prefixes = config.prefixes.iter().filter(|(prefix, _)| prefix.is_dir());
+    let prefixes = config.prefixes.iter().filter(|(prefix, _)| prefix.is_dir() || is_dead(prefix));
     let prefixes = prefixes.map(|(prefix, part)| (prefix.clone(), home.join(part)));
     [(fuse.mount.clone(), PathBuf::from("."))].into_iter().chain(prefixes).collect()
 }
 
-fn is_served(at: &Path) -> bool {
-    usrlocal_fs::status(at).is_ok()
+/// The process that serves the mount `at`, if one does.
+fn server_of(at: &Path) -> Option<u32> {
+    usrlocal_fs::status(at).ok().map(|status| status.server)
 }
 
-fn ensure_mounted(fuse: &Fuse, config: &Config) -> Result<()> {
+/// The same for all of `mounts`, if all are served.
+fn servers(mounts: &[(PathBuf, PathBuf)]) -> Option<Vec<(PathBuf, u32)>> {
+    mounts.iter().map(|(at, _)| Some((at.clone(), server_of(at)?))).collect()
+}
+
+/// Whether a server that was killed has left its mount there, which nobody can look at.
+fn is_dead(at: &Path) -> bool {
+    at.metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotConnected)
+}
+
+/// Mounts what is not served yet; gives the mounts, and which process serves each.
+fn ensure_mounted(fuse: &Fuse, config: &Config) -> Result<Vec<(PathBuf, u32)>> {
     let mounts = mounts(fuse, config);
-    if mounts.iter().all(|(at, _)| is_served(at)) {
-        return Ok(());
+    if let Some(served) = servers(&mounts) {
+        return Ok(served);
     }
     // One process at a time begins to serve.
     let _lock = Lock::acquire(&beside(&fuse.mount, ".lock"), &Cancel::new(), || {})?;
-    if mounts.iter().all(|(at, _)| is_served(at)) {
-        return Ok(());
+    if let Some(served) = servers(&mounts) {
+        return Ok(served);
     }
     make_dir(&beside(&fuse.mount, ".scoreboard"), 0o700)?;
     make_dir(&beside(&fuse.mount, ".slots"), 0o700)?;
@@ -147,9 +168,16 @@ fn leave_session() -> io::Result<()> {
     }
 }
 
-fn wait_until_served(mut server: Child, mounts: &[(PathBuf, PathBuf)], log: &Path) -> Result<()> {
+fn wait_until_served(
+    mut server: Child,
+    mounts: &[(PathBuf, PathBuf)],
+    log: &Path,
+) -> Result<Vec<(PathBuf, u32)>> {
     let begun = Instant::now();
-    while !mounts.iter().all(|(at, _)| is_served(at)) {
+    loop {
+        if let Some(served) = servers(mounts) {
+            return reap(server).map(|()| served);
+        }
         let ended = server.try_wait().map_err(Error::io("wait for the filesystem"))?;
         if ended.is_some() || begun.elapsed() > PATIENCE {
             let told = fs::read_to_string(log).unwrap_or_default().trim().replace('\n', "; ");
@@ -159,7 +187,6 @@ fn wait_until_served(mut server: Child, mounts: &[(PathBuf, PathBuf)], log: &Pat
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    reap(server)
 }
 
 /// Waits for the end of the server aside: it may outlive us, and when it ends first nothing of it is to stay.

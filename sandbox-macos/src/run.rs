@@ -86,6 +86,8 @@ impl Run<'_> {
         let bounds = Bounds::make(self.config.limits, self.owner.is_some(), group);
         let outcome = self.run_placed(Given { wanted: &wanted, bounds: &bounds });
         drop(bounds);
+        let checked = shown.as_ref().map_or(Ok(()), Shown::check);
+        let outcome = outcome.and_then(|outcome| checked.map(|()| outcome));
         drop(shown);
         leave(placed, taken, outcome)
     }

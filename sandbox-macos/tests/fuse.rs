@@ -9,8 +9,10 @@ use std::fs;
 use common::{TestUser, has_fuse, needs_root};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use obuilder_core::log::BuildLog;
 use obuilder_core::step::Outcome;
 use obuilder_core::testing::sandbox::step;
+use obuilder_core::{Cancel, Sandbox};
 
 /// No test, but the server of the filesystem when this program is started as one.
 #[test]
@@ -68,6 +70,38 @@ fn what_changed_between_steps_is_seen() {
     assert_eq!((outcome, text.as_str()), (Outcome::Exited(0), "anotherlonger\nfile\nmoved\n"));
     let other = fixture.tree("other");
     assert_eq!(fixture.run(&step("ls -A $HOME"), &other), (Outcome::Exited(0), String::new()));
+}
+
+#[test]
+fn a_step_whose_server_was_killed_has_no_result() {
+    if !needs_root() || !has_fuse() {
+        return;
+    }
+    let user = TestUser::by_fuse(1);
+    let fixture = user.fixture();
+    assert_eq!(fixture.sh("echo one").0, Outcome::Exited(0));
+    let server = usrlocal_fs::status(&user.dir().join("homes")).unwrap().server;
+    let tree = fixture.tree("slow");
+    let log = BuildLog::create(&tree.with_file_name("log")).unwrap();
+    let ended = std::thread::scope(|scope| {
+        // It does not mind that its files are gone.
+        let slow =
+            step("echo begun | tee $HOME/begun; while [ -e $HOME/begun ]; do :; done; exit 0");
+        let sandbox = user.sandbox();
+        let (tree, log) = (&tree, &log);
+        let run = scope.spawn(move || sandbox.run(&slow, tree, log, &Cancel::new(), &|_| {}));
+        let begun = std::time::Instant::now();
+        let printed = || fs::read(tree.with_file_name("log")).unwrap();
+        while printed().is_empty() && begun.elapsed().as_secs() < 60 {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        kill(Pid::from_raw(server.cast_signed()), Signal::SIGKILL).unwrap();
+        run.join().unwrap()
+    });
+    let error = ended.unwrap_err();
+    let told = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+    assert!(told.map(ToString::to_string).any(|text| text.contains("ended while the step ran")));
+    assert_eq!(fixture.sh("echo two"), (Outcome::Exited(0), "two\n".to_owned()));
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::{output, session, signals};
 /// Where it goes: oci:PATH[:TAG], an OCI layout; docker-archive:PATH[:NAME:TAG], what `docker load` reads;
 /// HOST/NAME:TAG, a registry; tar:PATH, the tree alone, compressed if the name ends with gz; dir:PATH, a copy of the tree
 /// with its environment beside it, which is what --images takes.
+#[allow(rustdoc::broken_intra_doc_links, reason = "brackets are what may be left out")]
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The result's id, or the beginning of it

@@ -21,6 +21,7 @@ use crate::{output, session, signals};
 /// Where it comes from: oci:PATH[:TAG], docker-archive:PATH[:NAME:TAG], HOST/NAME:TAG, tar:PATH (a tree, without an
 /// environment) or dir:PATH. Its environment goes to NAME.env beside it. Builds that stand on an image that is replaced see
 /// that it has changed.
+#[allow(rustdoc::broken_intra_doc_links, reason = "brackets are what may be left out")]
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where the image comes from

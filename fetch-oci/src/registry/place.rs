@@ -32,12 +32,16 @@ impl Place {
         Some(Self { tls, host: authority.host().to_ascii_lowercase(), port })
     }
 
-    /// Whether it has TLS, or is one of those that need none.
-    pub(super) fn is_allowed(&self, plain: &[String]) -> bool {
+    /// Whether it has TLS, or is one of those that need none. This machine is one of these only for a registry that needs none
+    /// itself: nobody from elsewhere is to have us ask our own services.
+    pub(super) fn is_allowed(&self, home: &Self, plain: &[String]) -> bool {
+        let without = |service: &str| {
+            if home.tls { is_listed(service, plain) } else { may_be_plain(service, plain) }
+        };
         let default = !self.tls && self.port == 80;
         self.tls
-            || may_be_plain(&format!("{}:{}", self.host, self.port), plain)
-            || default && may_be_plain(&self.host, plain)
+            || without(&format!("{}:{}", self.host, self.port))
+            || default && without(&self.host)
     }
 }
 
@@ -50,7 +54,11 @@ impl fmt::Display for Place {
 
 /// Whether a host, with its port if that is named, may be spoken to without TLS: it is this machine, or one of `plain`.
 pub(super) fn may_be_plain(service: &str, plain: &[String]) -> bool {
-    is_loopback(service) || plain.iter().any(|host| host.eq_ignore_ascii_case(service))
+    is_loopback(service) || is_listed(service, plain)
+}
+
+fn is_listed(service: &str, plain: &[String]) -> bool {
+    plain.iter().any(|host| host.eq_ignore_ascii_case(service))
 }
 
 /// Whether a host, with or without a port, is this machine. A name under `localhost` is whatever a name server says.
@@ -123,7 +131,16 @@ mod tests {
             ("http://a.localhost/x", false),
             ("http://[::1]:99/x", true),
         ] {
-            assert_eq!(Place::of(url).unwrap().is_allowed(&plain), expected, "{url}");
+            let home = Place::of("http://localhost:5000/").unwrap();
+            assert_eq!(Place::of(url).unwrap().is_allowed(&home, &plain), expected, "{url}");
+        }
+        let home = Place::of("https://anyone.example/").unwrap();
+        for (url, expected) in [
+            ("http://127.0.0.1:2375/x", false),
+            ("https://127.0.0.1/x", true),
+            ("http://other.example/x", true),
+        ] {
+            assert_eq!(Place::of(url).unwrap().is_allowed(&home, &plain), expected, "{url}");
         }
     }
 

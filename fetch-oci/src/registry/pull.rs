@@ -55,7 +55,7 @@ impl Source {
     pub(crate) fn resolve(&self, reference: &Reference, cancel: &Cancel) -> Result<Pulled> {
         let _held = self.cache.hold(cancel)?;
         let named = reference.to_string();
-        let fixed = matches!(reference.target, Target::Digest(_));
+        let fixed = reference.is_fixed();
         if self.pull != Pull::Always || fixed {
             let known = self.cache.remembered(&named, &self.wanted());
             if let Some(pulled) = known.and_then(|known| self.cached(&known).transpose()) {

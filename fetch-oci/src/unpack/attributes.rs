@@ -19,6 +19,9 @@ const KEPT: [&[u8]; 4] =
 
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
+/// What Linux takes for the value of an extended attribute.
+const LONGEST_VALUE: usize = 64 << 10;
+
 /// What a directory gets when everything in it is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Directory {
@@ -83,7 +86,10 @@ pub(super) fn of_dir(dir: &OwnedFd, entry: &Entry, root: bool) -> Done<(Director
         DEFAULT_ACL => Ok(()),
         _ => set_dir(dir, name, value),
     })?;
-    let default_acl = entry.xattrs.get(DEFAULT_ACL).cloned();
+    let given = entry.xattrs.get(DEFAULT_ACL);
+    // It is kept until the end, and no system takes a longer one.
+    let default_acl = given.filter(|value| value.len() <= LONGEST_VALUE).cloned();
+    let lost = lost + u64::from(given.is_some() && default_acl.is_none());
     Ok((Directory { mode: Some(mode), mtime: entry.mtime, default_acl }, lost))
 }
 

@@ -15,6 +15,9 @@ use super::{Unpacker, contents};
 use crate::tar_stream::{Entry, Kind, TarStream};
 use crate::tree::{self, Fail, Missing, Names};
 
+/// How long all default ACLs of an image may be together, as they are kept until its end; the rest is lost.
+const MOST_ACL_BYTES: usize = 64 << 20;
+
 /// Why an entry could not be made.
 pub(super) enum Failure {
     /// It may not be in an image.
@@ -161,8 +164,12 @@ impl Unpacker<'_> {
         entry: &Entry,
         give: bool,
     ) -> Done {
-        let (later, lost) = attributes::of_dir(dir, entry, give)?;
+        let (mut later, lost) = attributes::of_dir(dir, entry, give)?;
         self.done.lost_attributes += lost;
+        self.acl_bytes += later.default_acl.as_ref().map_or(0, Vec::len);
+        if self.acl_bytes > MOST_ACL_BYTES && later.default_acl.take().is_some() {
+            self.done.lost_attributes += 1;
+        }
         self.dirs.insert(key, later);
         Ok(())
     }

@@ -77,6 +77,8 @@ pub(crate) struct Unpacker<'a> {
     other: Cursor,
     /// What directories get in the end, by [`tree::key`].
     dirs: BTreeMap<Vec<u8>, Directory>,
+    /// How long the ACLs in there are.
+    acl_bytes: usize,
     /// What the present layer has made, by [`tree::key`]; not kept for the first layer, which has nothing to hide.
     made: Option<HashSet<Vec<u8>>>,
     /// Whether names that begin with `.wh.` hide what lower layers have.
@@ -98,6 +100,7 @@ impl<'a> Unpacker<'a> {
             other: Cursor::new(root.clone()),
             root,
             dirs: BTreeMap::new(),
+            acl_bytes: 0,
             made: None,
             whiteouts: true,
             is_root: rustix::process::geteuid().is_root(),

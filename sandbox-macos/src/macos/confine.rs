@@ -55,7 +55,8 @@ pub(crate) fn seatbelt() -> Result<(), String> {
             hidden: vec!["/private/var/db/obuild".into()],
             network: Network::Loopback,
         });
-        let arguments = profile.arguments().map(|argument| OsStr::from_bytes(&argument).to_owned());
+        let arguments = profile.arguments().into_iter();
+        let arguments = arguments.map(|argument| OsStr::from_bytes(&argument).to_owned());
         command.args(arguments).arg("/usr/bin/true").stdin(Stdio::null());
         match command.output() {
             Ok(output) => nesting::judge(output.status.success(), &output.stderr),

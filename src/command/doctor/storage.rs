@@ -18,7 +18,7 @@ const LOW_INODES: u64 = 20_000;
 
 /// The checks on the store and its volume.
 pub(super) fn checks(subject: &Subject<'_>) -> Vec<Check> {
-    let mut checks = vec![store(subject), one_volume(&subject.store, &subject.home)];
+    let mut checks = vec![store(subject), one_volume(subject)];
     checks.push(copy_on_write(subject.on_volume()));
     checks.extend(space(subject.on_volume()));
     checks
@@ -45,11 +45,13 @@ fn store(subject: &Subject<'_>) -> Check {
     }
 }
 
-/// A tree takes the home's place by a rename, which never leaves a volume.
-fn one_volume(store: &Path, home: &Path) -> Check {
+/// A tree takes the home's place by a rename, which never leaves a volume; where a filesystem shows it there, one beside that.
+fn one_volume(subject: &Subject<'_>) -> Check {
     const NAME: &str = "one volume";
+    let home = &subject.home;
+    let shown = subject.settings.fuse().and_then(|mount| Some(mount.parent()?.to_owned()));
     let device = |path: &Path| existing(path).metadata().map(|metadata| metadata.dev());
-    match (device(store), device(home)) {
+    match (device(&subject.store), device(shown.as_ref().unwrap_or(home))) {
         (Ok(a), Ok(b)) if a == b => {
             Check::ok(NAME, format!("store and home `{}` are on one volume", home.display()))
         }
