@@ -21,7 +21,7 @@ use crate::mirrors::{self, Pruned};
 use crate::repository::Repository;
 use crate::settings::{CONFIGURATION, Layout};
 use crate::submodules::Submodules;
-use crate::tree::Allowance;
+use crate::tree::{Allowance, MOST_LISTED};
 
 /// How many commits one job may name.
 const MOST_COMMITS: usize = 128;
@@ -126,7 +126,7 @@ impl GitContexts {
         self.config.check(repository, "")?;
         let job = self.job(log, cancel, lock);
         let got = self.get(&job, &context, (repository, commits), request.include_git);
-        if job.fetched.get() {
+        if job.fetched.get().is_some() {
             self.keep_bounded();
         }
         got.map(|()| context)
@@ -140,7 +140,8 @@ impl GitContexts {
         whole: bool,
     ) -> Result<()> {
         let limits = &self.git.limits;
-        let mut allowance = Allowance { files: limits.files, entries: limits.entries };
+        let (files, entries) = (limits.files, limits.entries);
+        let mut allowance = Allowance { files, entries, listed: MOST_LISTED };
         let (git_dir, mirrors) = (context.git_dir(), self.layout.mirrors());
         let checkout = Checkout {
             repository,
@@ -175,7 +176,7 @@ impl GitContexts {
     }
 
     fn job<'a>(&'a self, log: Log<'a>, cancel: &'a Cancel, directory: BorrowedFd<'a>) -> Job<'a> {
-        let (clock, fetched) = (Clock::start(&self.git.limits), Cell::new(false));
+        let (clock, fetched) = (Clock::start(&self.git.limits), Cell::new(None));
         Job { git: &self.git, log, cancel, clock, fetched, directory }
     }
 

@@ -60,6 +60,14 @@ pub enum Error {
         /// Of what.
         unit: &'static str,
     },
+    /// The worker's disk has no room for more.
+    #[error("{what} would leave less than {least} bytes free on the worker's disk")]
+    VolumeFull {
+        /// What.
+        what: String,
+        /// What must stay free.
+        least: u64,
+    },
     /// Git could not be started.
     #[error("failed to run `{}`", .program.display())]
     NoGit {
@@ -118,6 +126,10 @@ impl Error {
                 .into(),
             Self::TooSlow { .. } | Self::TooLarge { .. } => {
                 "ask the operator of this worker to raise the limit if the sources need it".into()
+            }
+            Self::VolumeFull { .. } => {
+                "try again later; the operator of this worker can make room where its mirrors are"
+                    .into()
             }
             Self::NoGit { .. } => "install git, or say in the configuration where it is".into(),
             Self::Cancelled | Self::Log(_) | Self::Failed { .. } => return None,

@@ -75,11 +75,12 @@ impl Source<'_> {
         command = command.arg("--").arg(self.repository.url());
         command.args.extend(wanted.into_iter().map(Into::into));
         command = command.header(self.repository.authorization());
-        job.fetched.set(true);
+        let brought = job.fetched.get().unwrap_or(0);
+        job.fetched.set(Some(brought));
         let before = Size::of(self.git_dir);
-        let mut watch = || self.look(job, before);
+        let mut watch = || self.look(job, brought, before);
         let finished = job.watched(&command, &mut watch)?;
-        self.look(job, before)?;
+        self.look(job, brought, before)?;
         // Git has ended by itself, and has cleaned up.
         if finished.code().is_some() {
             fs::remove_file(&marker).map_err(Error::io(mark()))?;
@@ -87,14 +88,22 @@ impl Source<'_> {
         Ok(finished)
     }
 
-    /// Refuses a mirror that grows too large; says when to look again.
-    fn look(&self, job: &Job<'_>, before: Size) -> Result<Duration> {
+    /// Refuses a mirror that grows too large, counting what the job's other fetches have brought, and a volume that gets full; says
+    /// when to look again.
+    fn look(&self, job: &Job<'_>, brought: u64, before: Size) -> Result<Duration> {
         let begun = Instant::now();
         let limits = &job.git.limits;
         let now = Size::of(self.git_dir);
         let what = || format!("what is fetched from `{}`", self.repository);
-        if now.bytes.saturating_sub(before.bytes) > limits.fetch {
+        let fetched = brought + now.bytes.saturating_sub(before.bytes);
+        job.fetched.set(Some(fetched));
+        if fetched > limits.fetch {
             return Err(Error::TooLarge { what: what(), limit: limits.fetch, unit: "bytes" });
+        }
+        let volume = rustix::fs::statvfs(self.git_dir)
+            .map_err(Error::io(format!("measure the volume of `{}`", self.git_dir.display())))?;
+        if volume.f_bavail.saturating_mul(volume.f_frsize) < limits.free {
+            return Err(Error::VolumeFull { what: what(), least: limits.free });
         }
         if now.files.saturating_sub(before.files) > limits.entries {
             return Err(Error::TooLarge { what: what(), limit: limits.entries, unit: "files" });

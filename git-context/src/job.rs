@@ -18,6 +18,9 @@ use crate::process::{self, Bounds, Output, Program, Take, Watch};
 /// How much of a command's standard error is kept for the log.
 const ERRORS: usize = 32 * 1024;
 
+/// How much of a command's standard output is kept, where all of it is wanted: a line for each of a million references.
+const MOST_PRINTED: usize = 128 << 20;
+
 /// Where a job's log goes.
 pub(crate) type Log<'a> = &'a dyn Fn(&[u8]) -> io::Result<()>;
 
@@ -27,8 +30,8 @@ pub(crate) struct Job<'a> {
     pub(crate) log: Log<'a>,
     pub(crate) cancel: &'a Cancel,
     pub(crate) clock: Clock,
-    /// Whether anything was fetched.
-    pub(crate) fetched: Cell<bool>,
+    /// Bytes that all fetches have brought, if there was any.
+    pub(crate) fetched: Cell<Option<u64>>,
     /// The lock on the job's directory, which every command inherits.
     pub(crate) directory: BorrowedFd<'a>,
 }
@@ -77,7 +80,12 @@ impl Job<'_> {
     /// Runs a command whose standard output is kept.
     pub(crate) fn printed(&self, command: &Command) -> Result<(Finished, Vec<u8>)> {
         let mut printed = Vec::new();
+        let what = || format!("what {} prints", command.label);
         let mut take = |bytes: &[u8]| {
+            if printed.len() + bytes.len() > MOST_PRINTED {
+                let limit = MOST_PRINTED as u64;
+                return Err(Error::TooLarge { what: what(), limit, unit: "bytes" });
+            }
             printed.extend_from_slice(bytes);
             Ok(())
         };

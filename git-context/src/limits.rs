@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 pub struct Limits {
     /// Time, waiting for other jobs not counted.
     pub time: Duration,
-    /// Bytes that one fetch may bring from one repository, as they are packed.
+    /// Bytes that may be fetched, from all repositories together and as they are packed.
     pub fetch: u64,
+    /// Bytes that must stay free on the volume of the mirrors while something is fetched.
+    pub free: u64,
     /// Bytes of all files of a context, submodules included.
     pub files: u64,
     /// How many files and links a context may hold, and how many references and objects of their own a mirror.
@@ -32,6 +34,7 @@ impl Default for Limits {
         Self {
             time: Duration::from_secs(30 * 60),
             fetch: 4 * GIB,
+            free: GIB,
             files: 8 * GIB,
             entries: 1_000_000,
             submodules: 500,

@@ -33,7 +33,8 @@ fn what_is_found() {
     assert_eq!(found.gitlinks, [("b/sub".into(), CommitId::parse(OBJECT).unwrap())]);
     assert!(tree(&[&link(".GitModules")]).is_err());
     assert!(!tree(&[&file("a/.gitmodules")]).unwrap().has_modules);
-    assert_eq!(Tree::default().record(file("x").as_bytes()).unwrap(), 5);
+    let taken = Tree::default().record(file("x").as_bytes()).unwrap();
+    assert_eq!(taken, Taken { size: 5, entries: 1 });
     assert!(Tree::default().record(b"100644 blob 1 BAD\tx").is_err());
 }
 
@@ -75,12 +76,33 @@ fn links_that_a_mac_takes_for_directories() {
 #[test]
 fn the_allowance_ends_somewhere() {
     let limits = crate::Limits { files: 10, entries: 3, ..crate::Limits::default() };
-    let mut allowance = Allowance { files: 10, entries: 3 };
-    allowance.take(10, &limits).unwrap();
-    let error = allowance.take(1, &limits).unwrap_err().to_string();
+    let mut allowance = Allowance { files: 10, entries: 3, listed: MOST_LISTED };
+    let mut take =
+        |size, entries, listed| allowance.take(&Taken { size, entries }, listed, &limits);
+    take(10, 1, 10).unwrap();
+    let error = take(1, 1, 10).unwrap_err().to_string();
     assert_eq!(error, "what the job checks out is larger than the limit of 10 bytes");
-    allowance.take(0, &limits).unwrap();
-    assert!(allowance.take(0, &limits).is_err());
+    let error = take(0, 0, MOST_LISTED as usize).unwrap_err().to_string();
+    assert!(error.ends_with("bytes of paths"), "{error}");
+    take(0, 1, 0).unwrap();
+    assert!(take(0, 1, 0).is_err());
+}
+
+#[test]
+fn directories_are_entries_too() {
+    let mut tree = Tree::default();
+    let mut entries = |path| tree.record(file(path).as_bytes()).unwrap().entries;
+    assert_eq!(entries("a/b/c/x"), 4);
+    assert_eq!(entries("a/b/c/y"), 1);
+    assert_eq!(entries("a/b/x"), 1);
+    assert_eq!(entries("a/d/x"), 2);
+}
+
+#[test]
+fn a_path_that_no_system_takes() {
+    let deep = "d/".repeat(3000);
+    let error = tree(&[&file(&deep)]).expect_err("too long").to_string();
+    assert!(error.contains("longer than any system takes"), "{error}");
 }
 
 proptest! {

@@ -37,6 +37,32 @@ fn what_is_fetched_is_bounded_and_leaves_no_heap() {
 }
 
 #[test]
+fn all_fetches_of_a_job_are_bounded_together() {
+    let mut fixture = Fixture::new();
+    fixture.config.limits = Limits { fetch: 300_000, ..Limits::default() };
+    let (inner, repo) = (fixture.repo("inner"), fixture.repo("repo"));
+    inner.commit("big", &noise(200_000));
+    let alone = repo.commit("big", &noise(200_000));
+    let both = repo.add_submodule("sub", "../inner", &inner.head());
+    let contexts = fixture.contexts();
+    let (error, _) = fail(&contexts, &repo.url(), &[&both]);
+    assert!(error.contains("is larger than the limit of 300000 bytes"), "{error}");
+    drop(get(&contexts, &repo.url(), &[&alone]));
+    drop(get(&contexts, &inner.url(), &[&inner.head()]));
+    drop(get(&contexts, &repo.url(), &[&both]));
+}
+
+#[test]
+fn a_full_volume_is_left_alone() {
+    let mut fixture = Fixture::new();
+    fixture.config.limits = Limits { free: u64::MAX, ..Limits::default() };
+    let repo = fixture.repo("repo");
+    let (error, _) = fail(&fixture.contexts(), &repo.url(), &[&repo.head()]);
+    assert!(error.contains("bytes free on the worker's disk"), "{error}");
+    assert!(error.contains("what is fetched from"), "{error}");
+}
+
+#[test]
 fn files_that_compress_well_are_measured_before_they_are_written() {
     let mut fixture = Fixture::new();
     fixture.config.limits = Limits { files: 1_000_000, ..Limits::default() };

@@ -106,6 +106,19 @@ fn a_tree_that_says_it_is_endless() {
 }
 
 #[test]
+fn a_small_tree_of_endless_directories() {
+    let grow = |repo: &Repo| {
+        let mut line = format!("100644 blob {}", repo.blob("x"));
+        for _ in 0..250 {
+            let tree = repo.git_with(&["mktree"], format!("{line}\td\n").as_bytes());
+            line = format!("040000 tree {tree}");
+        }
+        (0..100).map(|n| format!("{line}\t{n}\n")).collect()
+    };
+    tree_fails(grow, "what the job checks out is larger than the limit of 20000 entries");
+}
+
+#[test]
 fn links_out_of_the_tree_stay_links() {
     let fixture = Fixture::new();
     let repo = fixture.repo("repo");
