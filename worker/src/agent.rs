@@ -19,6 +19,10 @@ use crate::job_log::JobLog;
 use crate::metrics::{Metrics, add, set};
 use crate::weight::{Scale, Weights};
 
+/// Most logs of jobs that have ended and are still held, and most of them on disk: each of these takes a descriptor.
+const MOST_ENDED_LOGS: usize = 2000;
+const MOST_ENDED_FILES: usize = 100;
+
 /// What does the jobs.
 pub trait Executor: Send + Sync + 'static {
     /// Does a job, with all that it has to say on `log` but its last words, and stops soon when `cancel` is cancelled.
@@ -113,19 +117,26 @@ impl State {
         }
     }
 
-    /// Forgets the oldest logs of jobs that have ended, until the others take no more than `cap` bytes.
+    /// Forgets the oldest logs of jobs that have ended, until the others take no more than `cap` bytes and are few enough.
     fn make_room(&self, cap: u64) {
         let jobs = self.jobs.borrow();
-        let mut all: u64 = jobs.values().map(|job| job.log().kept_after_its_end()).sum();
-        for (number, job) in jobs.iter() {
-            let kept = job.log().kept_after_its_end();
-            if all <= cap {
+        let kept =
+            || jobs.iter().filter_map(|(at, job)| Some((at, job, job.log().kept_after_its_end()?)));
+        let mut all = kept().fold((0, 0, 0), |(bytes, files, logs), (_, _, kept)| {
+            (bytes + kept.bytes, files + usize::from(kept.file), logs + 1)
+        });
+        for (number, job, kept) in kept() {
+            let many = all.2 > MOST_ENDED_LOGS;
+            if !many && all.0 <= cap && all.1 <= MOST_ENDED_FILES {
                 return;
             }
-            if kept > 0 {
-                tracing::info!("the log of job {number}, {kept} bytes, makes room for others");
+            if many || kept.file {
+                tracing::info!(
+                    "the log of job {number}, {} bytes, makes room for others",
+                    kept.bytes
+                );
                 job.log().forget();
-                all -= kept;
+                all = (all.0 - kept.bytes, all.1 - usize::from(kept.file), all.2 - 1);
             }
         }
     }

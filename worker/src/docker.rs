@@ -254,7 +254,7 @@ mod tests {
             build_args: vec!["A=b".into(), "AWS_SECRET".into()],
             ..DockerBuild::default()
         };
-        let log = JobLog::create(state.path(), 1000).unwrap();
+        let log = JobLog::new(state.path(), 1000);
         let outcome = docker.build(&descr, state.path(), &[], &log, &Cancel::new());
         let why = "the build argument \"AWS_SECRET\" is not of the form NAME=VALUE";
         assert_eq!(outcome, Outcome::Failed(why.into()));

@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     fn job() -> Job {
-        Job::new(JobLog::create(&std::env::temp_dir(), 1 << 20).unwrap())
+        Job::new(JobLog::new(&std::env::temp_dir(), 1 << 20))
     }
 
     async fn check(outcome: Outcome, last: &str, result: Result<&str, &str>) {

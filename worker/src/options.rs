@@ -162,6 +162,16 @@ pub(crate) struct Accepted {
 }
 
 impl Accepted {
+    /// Puts what `file` says below this.
+    fn below(&mut self, file: Self) {
+        macro_rules! below {
+            ($($field:ident),*) => { $(self.$field = self.$field.take().or(file.$field);)* };
+        }
+        below!(prune_threshold, docker_max_df_size, obuilder_prune_limit);
+        below!(obuilder_prune_item_threshold, fallback, fuse_path, scoreboard, brew_path, color);
+        self.no_fuse |= file.no_fuse;
+    }
+
     /// Names of what was given.
     pub(crate) fn given(&self) -> Vec<&'static str> {
         let all = [
@@ -197,6 +207,7 @@ impl Options {
         below!(slots, isolation, fuse);
         below_list!(job_weight, additional_metrics, git_file_root, images, allow_push);
         self.steps.below(file.steps);
+        self.accepted.below(file.accepted);
         self.require_healthy |= file.require_healthy;
         Ok(self)
     }
@@ -256,7 +267,7 @@ mod tests {
         let path = dir.path().join("worker.toml");
         std::fs::write(
             &path,
-            "name = \"file\"\ncapacity = 3\nallow-push = [\"x\"]\nmax-processes = 0\n",
+            "name = \"file\"\ncapacity = 3\nallow-push = [\"x\"]\nmax-processes = 0\nbrew-path = \"/x\"\n",
         )
         .unwrap();
         let given = path.to_str().unwrap();
@@ -264,6 +275,7 @@ mod tests {
         assert_eq!((options.name.as_deref(), options.capacity), (Some("flag"), Some(3)));
         assert_eq!(options.allow_push, ["x"]);
         assert!(options.steps.limits().is_err(), "the file's limit counts");
+        assert_eq!(options.accepted.given(), ["--brew-path"], "what has no effect is told");
         std::fs::write(&path, "nmae = \"x\"\n").unwrap();
         let error = parse(&["--config", given]).with_file().unwrap_err();
         assert!(error.text.contains("nmae"), "{}", error.text);

@@ -124,7 +124,7 @@ mod tests {
     }
 
     fn log() -> JobLog {
-        JobLog::create(&std::env::temp_dir(), 1 << 20).unwrap()
+        JobLog::new(&std::env::temp_dir(), 1 << 20)
     }
 
     #[tokio::test]

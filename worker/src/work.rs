@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use git_context::{GitContexts, Ssh};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use obuild_worker::agent::{Agent, Control, Leaving};
 use obuild_worker::docker::Docker;
 use obuild_worker::jobs::Jobs;
@@ -27,6 +28,8 @@ use crate::{Stop, backend, doctor};
 
 /// How often the store's room is looked at while jobs run.
 const LOOK: Duration = Duration::from_secs(60);
+/// Descriptors for a thousand jobs; macOS refuses more than these (`OPEN_MAX`) even where its limit says that there is none.
+const DESCRIPTORS: u64 = 10_240;
 /// What Git is told of this worker's environment: how the network is reached, and whom to trust there.
 const GIT_VARIABLES: [&str; 5] =
     ["https_proxy", "http_proxy", "no_proxy", "SSL_CERT_FILE", "GIT_SSL_CAINFO"];
@@ -43,6 +46,7 @@ pub(crate) fn run(options: Options) -> Result<ExitCode, Stop> {
     if !accepted.is_empty() {
         tracing::warn!("without effect in this version: {}", accepted.join(", "));
     }
+    want_descriptors();
     // Each job takes a thread, and so do checks, looks at the volume and names of hosts.
     let threads = settings.agent.capacity as usize + 64;
     let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -55,6 +59,19 @@ pub(crate) fn run(options: Options) -> Result<ExitCode, Stop> {
         Leaving::Stopped => ExitCode::SUCCESS,
         Leaving::Update => ExitCode::from(1),
     })
+}
+
+/// Raises the number of descriptors that this worker may have as far as it may be raised: launchd gives few, and a job takes some.
+fn want_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .map(|(soft, hard)| (soft, hard, hard.min(DESCRIPTORS)))
+        .and_then(|(soft, hard, wanted)| match wanted > soft {
+            true => setrlimit(Resource::RLIMIT_NOFILE, wanted, hard),
+            false => Ok(()),
+        });
+    if let Err(error) = raised {
+        tracing::warn!("failed to allow this worker more open files: {error}");
+    }
 }
 
 /// A worker that can begin.

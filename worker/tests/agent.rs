@@ -356,6 +356,49 @@ fn logs_of_ended_jobs_make_room_for_each_other() {
 }
 
 #[test]
+fn jobs_that_are_held_for_ever_take_few_descriptors() {
+    let scheduler = tls();
+    let _agent = Running::start(&scheduler, "w1", 1);
+    run(async {
+        let client = Client::new(&scheduler, "p").await;
+        let mut jobs = Vec::new();
+        for _ in 0..110 {
+            let job = client.submit("flood 20000");
+            job.result().await.unwrap();
+            jobs.push(job);
+        }
+        let mut kept = 0;
+        for job in &jobs {
+            kept += usize::from(job.log(0).await.is_ok());
+        }
+        assert_eq!(kept, 100);
+        assert!(whole_log(&jobs[109]).await.len() > 20_000, "the last one is");
+    });
+    scheduler.check();
+}
+
+#[test]
+fn a_log_that_cannot_be_written_costs_neither_its_job_nor_the_others() {
+    let scheduler = tls();
+    let mut config = config(scheduler.registration(), "w1", 2);
+    config.log_dir = "/nonexistent".into();
+    let _agent = Running::with(config, Script::default());
+    run(async {
+        let client = Client::new(&scheduler, "p").await;
+        let other = client.submit("wait");
+        until_begun(&other).await;
+        let job = client.submit("flood 100000");
+        job.result().await.unwrap();
+        let log = whole_log(&job).await;
+        assert!(log.contains("the worker cannot keep the rest of this log"), "{log}");
+        assert!(log.ends_with("Job succeeded\n"), "{log}");
+        other.cancel().await.unwrap();
+    });
+    assert_eq!(scheduler.live().registrations, 1, "it has not come anew");
+    scheduler.check();
+}
+
+#[test]
 fn stopping_cancels_jobs() {
     let scheduler = tls();
     let agent = Running::start(&scheduler, "w1", 2);
@@ -466,7 +509,7 @@ fn a_client_that_does_not_read_holds_nobody_up() {
         assert_eq!(client.submit("x").result().await.unwrap(), "x");
         unread.result().await.unwrap();
         let log = whole_log(&unread).await;
-        assert_eq!(log.len(), "Building on w1\n".len() + 20_000_000 + "Job succeeded\n".len());
+        assert_eq!(log.len(), "Building on w1\n".len() + 20_000_000 + "\nJob succeeded\n".len());
     });
     scheduler.check();
 }

@@ -83,7 +83,7 @@ impl<E: Executor> Agent<E> {
             }
             let room = |s: &State| s.load.get() < self.config.capacity;
             if pop.is_none() && active && room(state) {
-                pop = Some(self.pop(queue.borrow().clone())?);
+                pop = Some(self.pop(queue.borrow().clone()));
             }
             let idle = pop.is_none();
             let changed = state.until(|s| wanted(s) != active || (idle && active && room(s)));
@@ -102,16 +102,12 @@ impl<E: Executor> Agent<E> {
     }
 
     /// Begins to wait for a job.
-    fn pop(&self, queue: QueueClient) -> Result<Pop, String> {
-        let log = JobLog::create(&self.config.log_dir, self.config.log_cap);
-        let log = log.map_err(|error| {
-            format!("failed to make a log in `{}`: {error}", self.config.log_dir.display())
-        })?;
-        let job = Rc::new(Job::new(log));
-        Ok(Box::pin(async move {
+    fn pop(&self, queue: QueueClient) -> Pop {
+        let job = Rc::new(Job::new(JobLog::new(&self.config.log_dir, self.config.log_cap)));
+        Box::pin(async move {
             let popped = queue.pop(JobClient::serve(job.clone())).await;
             popped.map(|descr| (job, descr)).map_err(|error| error.to_string())
-        }))
+        })
     }
 
     /// Waits for `other`; a job that comes meanwhile is begun.

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -97,7 +98,8 @@ pub fn config(uri: &CapUri, name: &str, capacity: u32) -> Config {
         scheduler: uri.clone(),
         connect: Options { timeout: Duration::from_secs(5), ..Options::default() },
         reconnect: (Duration::from_millis(5), Duration::from_millis(50)),
-        log_dir: std::env::temp_dir(),
+        // Each worker gets one of its own.
+        log_dir: PathBuf::new(),
         log_cap: 1 << 30,
         ended_logs_cap: 1 << 32,
         job_timeout: None,
@@ -117,7 +119,9 @@ impl Running<Script> {
 impl<E: Executor> Running<E> {
     pub fn with(mut config: Config, executor: E) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        config.log_dir = dir.path().into();
+        if config.log_dir.as_os_str().is_empty() {
+            config.log_dir = dir.path().into();
+        }
         let (executor, metrics) = (Arc::new(executor), Arc::new(Metrics::default()));
         let (orders, mut received) = tokio::sync::mpsc::unbounded_channel::<Order>();
         let (leave, left) = mpsc::channel();
