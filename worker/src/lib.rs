@@ -9,6 +9,7 @@
 
 pub mod backoff;
 pub mod http;
+pub mod image_roots;
 pub mod job;
 pub mod job_log;
 pub mod metrics;

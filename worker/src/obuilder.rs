@@ -12,6 +12,7 @@ use obuilder_core::order::Spool;
 use obuilder_core::spec::{Op, Spec, op_heading, resolve};
 use ocluster::Secret;
 
+use crate::image_roots::ImageRoots;
 use crate::job::Outcome;
 use crate::job_log::JobLog;
 use crate::metrics::Metrics;
@@ -32,6 +33,8 @@ pub struct Bounds {
     pub timeout: Option<Duration>,
     /// Most bytes of a step's log, and what waits of the text of builds that run at once.
     pub spool: Spool,
+    /// Where base images may be read from.
+    pub images: ImageRoots,
 }
 
 impl Obuilder {
@@ -58,10 +61,13 @@ impl Obuilder {
             Ok(spec) => spec,
             Err(error) => return Outcome::Failed(format!("The spec cannot be read: {error}")),
         };
+        if let Some(why) = self.bounds.images.refuse(&spec) {
+            return Outcome::Failed(why);
+        }
         let mut context = Context::new(src);
         let pair = |secret: &Secret| (BString::from(&*secret.id), BString::from(&secret.value[..]));
         context.secrets = secrets.iter().map(pair).collect();
-        let Bounds { timeout, spool } = self.bounds.clone();
+        let Bounds { timeout, spool, .. } = self.bounds.clone();
         let options = Options { timeout, log_cap: Some(spool.most), ..Options::default() };
         let observer = ToLog::new(log, self.metrics.clone(), spool);
         let built = self.builder.build(&spec, &context, &options, cancel, &observer);

@@ -92,6 +92,9 @@ pub(crate) struct Options {
     /// Directory of base images; may be given several times
     #[arg(long, value_name = "DIR", help_heading = "OBuilder")]
     pub(crate) images: Vec<PathBuf>,
+    /// Directory below which jobs may name `oci:` layouts and archives of images as their base; may be given several times
+    #[arg(long, value_name = "DIR", help_heading = "OBuilder")]
+    pub(crate) image_file_root: Vec<PathBuf>,
     /// Where every build sees its home, on the store's volume
     #[arg(long, value_name = "DIR", help_heading = "OBuilder")]
     pub(crate) home: Option<PathBuf>,
@@ -205,7 +208,14 @@ impl Options {
         below!(metrics_listen, verbosity, git_ssh_key, git_known_hosts, obuilder_store);
         below!(obuilder_healthcheck, obuilder_prune_threshold, rsync_mode, home, uid, user_prefix);
         below!(slots, isolation, fuse);
-        below_list!(job_weight, additional_metrics, git_file_root, images, allow_push);
+        below_list!(
+            job_weight,
+            additional_metrics,
+            git_file_root,
+            images,
+            image_file_root,
+            allow_push
+        );
         self.steps.below(file.steps);
         self.accepted.below(file.accepted);
         self.require_healthy |= file.require_healthy;

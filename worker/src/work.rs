@@ -10,6 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use obuild_worker::agent::{Agent, Control, Leaving};
 use obuild_worker::docker::Docker;
+use obuild_worker::image_roots::ImageRoots;
 use obuild_worker::jobs::Jobs;
 use obuild_worker::metrics::Metrics;
 use obuild_worker::obuilder::{Bounds, Obuilder};
@@ -234,6 +235,7 @@ fn jobs(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Jobs, Stop> {
     let bounds = Bounds {
         timeout: options.steps.timeout()?,
         spool: Spool { dir: settings.agent.log_dir.clone(), most: settings.agent.log_cap },
+        images: ImageRoots::new(options.image_file_root.clone()),
     };
     let obuilder = builder.map(|builder| Arc::new(Obuilder::new(builder, metrics.clone(), bounds)));
     let dir = settings.state_dir.join("docker");

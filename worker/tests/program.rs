@@ -491,6 +491,12 @@ fn hostile_jobs_do_not_harm_the_worker() {
             let shown: String = spec.chars().take(40).collect();
             assert_eq!(job.result().await.unwrap_err().to_string(), "Build failed", "{shown}");
         }
+        nix::unistd::mkfifo(&place.path("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        for image in ["docker-archive", "oci"] {
+            let job = client.submit(&format!("((from {image}:{}))", place.path("pipe").display()));
+            let log = whole_log(&job).await;
+            assert!(log.contains("is refused") && log.contains("--image-file-root"), "{log}");
+        }
         let secret = |id: &str, value: &[u8]| Secret { id: id.into(), value: value.to_vec() };
         let many: Vec<_> = (0..101).map(|number| secret(&number.to_string(), b"x")).collect();
         for secrets in [many, vec![secret("large", &vec![b'x'; 2 << 20])]] {
