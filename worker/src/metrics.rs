@@ -36,6 +36,8 @@ pub struct Metrics {
     pub slots: AtomicU64,
     /// Bytes of logs written.
     pub log_bytes: AtomicU64,
+    /// Percentage of the store's volume that is free, when last looked at.
+    pub free_percent: AtomicU64,
     /// Number of prunings.
     pub prunes: AtomicU64,
     /// Results that pruning has deleted.
@@ -48,6 +50,8 @@ pub struct Metrics {
     times: Mutex<BTreeMap<&'static str, (Duration, u64)>>,
     /// How long images took to push.
     pushes: Mutex<(Duration, u64)>,
+    /// How long prunings of Docker took.
+    docker_prunes: Mutex<(Duration, u64)>,
     /// Counts the trees that the store keeps warm.
     warm_trees: OnceLock<Count>,
 }
@@ -87,6 +91,13 @@ impl Metrics {
         pushes.1 += 1;
     }
 
+    /// Docker was pruned.
+    pub fn pruned_docker(&self, took: Duration) {
+        let mut prunes = self.docker_prunes.lock().unwrap_or_else(PoisonError::into_inner);
+        prunes.0 += took;
+        prunes.1 += 1;
+    }
+
     /// Has the trees that the store keeps warm counted by `count`, whenever somebody looks. The first such call counts.
     pub fn count_warm_trees(&self, count: impl Fn() -> u64 + Send + Sync + 'static) {
         // The first stays.
@@ -116,6 +127,13 @@ impl Metrics {
             "Time uploading to Docker Hub",
         );
         text.summary("ocluster_worker_docker_push_time_seconds", "", sum, count);
+        let (sum, count) = *self.docker_prunes.lock().unwrap_or_else(PoisonError::into_inner);
+        text.head(
+            "ocluster_worker_docker_prune_time_seconds",
+            "summary",
+            "Time spent pruning Docker cache",
+        );
+        text.summary("ocluster_worker_docker_prune_time_seconds", "", sum, count);
         text.one(
             "ocluster_worker_running_jobs",
             "gauge",
@@ -146,6 +164,12 @@ impl Metrics {
             "gauge",
             "Number of cache misses",
             get(&self.cache_misses),
+        );
+        text.one(
+            "ocluster_worker_obuilder_space_free",
+            "gauge",
+            "Percentage of the store's volume that is free",
+            get(&self.free_percent),
         );
         text.one("obuild_worker_capacity", "gauge", "Jobs done at once", get(&self.capacity));
         text.one(

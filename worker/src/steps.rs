@@ -91,6 +91,11 @@ impl Steps {
         })
     }
 
+    /// Where layers of images are kept.
+    pub(crate) fn layers(&self, state_dir: &Path) -> PathBuf {
+        self.layers.clone().unwrap_or_else(|| state_dir.join("layers"))
+    }
+
     /// What brings images from layouts, archives and registries.
     pub(crate) fn oci(&self, state_dir: &Path) -> Result<OciFetcher, Stop> {
         let usual = Access::default();
@@ -100,7 +105,7 @@ impl Steps {
             docker_config: self.docker_config.clone(),
             ..usual
         };
-        let layers = self.layers.clone().unwrap_or_else(|| state_dir.join("layers"));
+        let layers = self.layers(state_dir);
         Ok(OciFetcher::new(fetch_oci::Settings {
             platform: self.platform()?,
             unpack: self.unpack()?,

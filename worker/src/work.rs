@@ -230,7 +230,8 @@ fn jobs(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Jobs, Stop> {
     let contexts = GitContexts::open(config).map_err(|error| Stop::system(chain(&error)))?;
     let builder = backend::builder(settings, metrics)?;
     let space = builder.as_ref().map(|builder| {
-        Space::new(builder.cache.clone(), settings.prune_threshold, metrics.clone())
+        let layers = fetch_oci::Cache::new(options.steps.layers(&settings.state_dir));
+        Space::new(builder.cache.clone(), layers, settings.prune_threshold, metrics.clone())
     });
     let bounds = Bounds {
         timeout: options.steps.timeout()?,
