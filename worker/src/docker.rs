@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use obuilder_core::Cancel;
 use ocluster::{DockerBuild, Dockerfile, Secret};
 
+use crate::docker_space::DockerSpace;
 use crate::job::Outcome;
 use crate::job_log::JobLog;
 use crate::metrics::Metrics;
@@ -26,6 +27,8 @@ pub struct Docker {
     metrics: Arc<Metrics>,
     /// For files that are nobody else's.
     dir: PathBuf,
+    /// Makes room for its images, if anybody is to.
+    space: Option<DockerSpace>,
     /// One push at a time: an image is tagged before it is pushed, for all to see.
     pushing: Mutex<()>,
 }
@@ -53,7 +56,15 @@ impl Docker {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => fs::DirBuilder::new().mode(0o700).create(&dir)?,
         }
-        Ok(Self { program: program.into(), allow_push, metrics, dir, pushing: Mutex::default() })
+        let (program, pushing) = (program.into(), Mutex::default());
+        Ok(Self { program, allow_push, metrics, dir, space: None, pushing })
+    }
+
+    /// Has `percent` of the volume at `root` kept free of images.
+    pub fn keep_free(mut self, root: &Path, percent: f64) -> Self {
+        let (program, metrics) = (self.program.clone(), self.metrics.clone());
+        self.space = Some(DockerSpace::new(program, root, percent, metrics));
+        self
     }
 
     /// Does the job `descr` with the context `src`; gives what the pushed image is known by, or nothing.
@@ -66,6 +77,10 @@ impl Docker {
         cancel: &Cancel,
     ) -> Outcome {
         let done = || {
+            let place = self.space.as_ref().map(|space| space.place(log, cancel));
+            if matches!(place, Some(None)) {
+                return Err("cancelled".into());
+            }
             let dir = tempfile::Builder::new()
                 .prefix("build-worker-")
                 .tempdir_in(&self.dir)

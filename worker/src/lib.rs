@@ -18,6 +18,7 @@ pub mod weight;
 pub mod agent;
 
 pub mod docker;
+pub mod docker_space;
 pub mod jobs;
 mod observer;
 pub mod obuilder;

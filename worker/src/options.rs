@@ -118,6 +118,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "REPO", value_delimiter = ',', help_heading = "Docker")]
     pub(crate) allow_push: Vec<String>,
 
+    /// Prune Docker's images when less than this part of their volume is free (0-100)
+    #[arg(long, value_name = "PERCENTAGE", help_heading = "Docker")]
+    pub(crate) prune_threshold: Option<f64>,
+
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) steps: Steps,
@@ -132,9 +136,6 @@ pub(crate) struct Options {
 #[serde(rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Accepted for the original's sake, without effect in this version")]
 pub(crate) struct Accepted {
-    /// Prune Docker when less than this is free
-    #[arg(long, value_name = "PERCENTAGE")]
-    prune_threshold: Option<f64>,
     /// Prune Docker when its images take more than this
     #[arg(long, value_name = "GIGABYTES")]
     docker_max_df_size: Option<f64>,
@@ -170,7 +171,7 @@ impl Accepted {
         macro_rules! below {
             ($($field:ident),*) => { $(self.$field = self.$field.take().or(file.$field);)* };
         }
-        below!(prune_threshold, docker_max_df_size, obuilder_prune_limit);
+        below!(docker_max_df_size, obuilder_prune_limit);
         below!(obuilder_prune_item_threshold, fallback, fuse_path, scoreboard, brew_path, color);
         self.no_fuse |= file.no_fuse;
     }
@@ -178,7 +179,6 @@ impl Accepted {
     /// Names of what was given.
     pub(crate) fn given(&self) -> Vec<&'static str> {
         let all = [
-            (self.prune_threshold.is_some(), "--prune-threshold"),
             (self.docker_max_df_size.is_some(), "--docker-max-df-size"),
             (self.obuilder_prune_limit.is_some(), "--obuilder-prune-limit"),
             (self.obuilder_prune_item_threshold.is_some(), "--obuilder-prune-item-threshold"),
@@ -207,7 +207,7 @@ impl Options {
         below!(log_file, log_file_size, log_file_count);
         below!(metrics_listen, verbosity, git_ssh_key, git_known_hosts, obuilder_store);
         below!(obuilder_healthcheck, obuilder_prune_threshold, rsync_mode, home, uid, user_prefix);
-        below!(slots, isolation, fuse);
+        below!(slots, isolation, fuse, prune_threshold);
         below_list!(
             job_weight,
             additional_metrics,

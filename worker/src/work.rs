@@ -10,6 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use obuild_worker::agent::{Agent, Control, Leaving};
 use obuild_worker::docker::Docker;
+use obuild_worker::docker_space::DOCKER_ROOT;
 use obuild_worker::image_roots::ImageRoots;
 use obuild_worker::jobs::Jobs;
 use obuild_worker::metrics::Metrics;
@@ -244,5 +245,9 @@ fn jobs(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Jobs, Stop> {
     let docker = docker.map_err(|error| {
         Stop::system(format!("failed to prepare the directory `{}`: {error}", dir.display()))
     })?;
+    let docker = match options.prune_threshold {
+        Some(percent) => docker.keep_free(Path::new(DOCKER_ROOT), percent),
+        None => docker,
+    };
     Ok(Jobs { contexts, obuilder, space, docker })
 }
