@@ -1,6 +1,7 @@
 //! Proves now and then that this worker can build, and has it take no jobs while it cannot.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use obuilder_core::Cancel;
@@ -17,6 +18,8 @@ const SPEC: &[u8] = b"((from scratch) (shell /bin/sh -c) (run (shell \"echo heal
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest time for all of a check, waiting for a place to run the step included.
 const LONGEST: Duration = Duration::from_secs(300);
+/// How long checks may find no place to run in while no step ends: then it is not the jobs that are busy.
+const HUNG: Duration = Duration::from_secs(60 * 60);
 /// How soon to look again after a failure.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -68,7 +71,7 @@ fn build(builder: &Builder, cancel: &Cancel) -> Result<(), String> {
 
 /// Checks every `period`, and pauses the agent of `control` for as long as checks fail. Never ends.
 pub async fn watch(builder: Builder, period: Duration, control: Control, metrics: Arc<Metrics>) {
-    let mut healthy = true;
+    let (mut healthy, mut crowded) = (true, Crowded::default());
     loop {
         tokio::time::sleep(if healthy { period } else { AGAIN.min(period) }).await;
         let began = Instant::now();
@@ -79,8 +82,8 @@ pub async fn watch(builder: Builder, period: Duration, control: Control, metrics
             &metrics.healthcheck_ms,
             u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         );
-        if checked.is_err() && began.elapsed() >= LONGEST && control.running() > 0 {
-            // All places may have been taken by jobs, which is nothing to be ill of.
+        let placeless = checked.is_err() && began.elapsed() >= LONGEST && control.running() > 0;
+        if crowded.excuse(placeless, steps_ended(&metrics), began) {
             tracing::info!("the health check had no place to run in; it is tried again");
             continue;
         }
@@ -92,6 +95,33 @@ pub async fn watch(builder: Builder, period: Duration, control: Control, metrics
         }
         healthy = checked.is_ok();
         control.pause(!healthy);
+    }
+}
+
+/// Steps that have come to any end.
+fn steps_ended(metrics: &Metrics) -> u64 {
+    let counts = [&metrics.cache_misses, &metrics.failed_steps, &metrics.killed_steps];
+    counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+}
+
+/// Since when checks had no place to run in, and how many steps had ended then.
+#[derive(Default)]
+struct Crowded(Option<(Instant, u64)>);
+
+impl Crowded {
+    /// Whether a check that began at `began` proves nothing: jobs may have taken all places, as long as they go on.
+    fn excuse(&mut self, placeless: bool, ended: u64, began: Instant) -> bool {
+        if !placeless {
+            self.0 = None;
+            return false;
+        }
+        match self.0 {
+            Some((since, before)) if before == ended => since.elapsed() < HUNG,
+            _ => {
+                self.0 = Some((began, ended));
+                true
+            }
+        }
     }
 }
 
@@ -112,5 +142,18 @@ mod tests {
         let found = bounded(Duration::from_secs(60), &cancelled, hangs);
         assert_eq!(found.unwrap_err(), "stopped");
         assert_eq!(bounded(Duration::from_secs(60), &Cancel::new(), |_| Ok(())), Ok(()));
+    }
+
+    #[test]
+    fn jobs_that_never_end_a_step_are_no_excuse_for_ever() {
+        let (now, mut crowded) = (Instant::now(), Crowded::default());
+        assert!(!crowded.excuse(false, 1, now), "it had a place");
+        assert!(crowded.excuse(true, 1, now));
+        assert!(crowded.excuse(true, 1, now), "it may be a long step");
+        let Some(long_ago) = now.checked_sub(HUNG) else { return };
+        crowded.0 = Some((long_ago, 1));
+        assert!(!crowded.excuse(true, 1, now), "nothing has moved");
+        assert!(crowded.excuse(true, 2, now), "a step has ended");
+        assert!(crowded.excuse(true, 2, now));
     }
 }

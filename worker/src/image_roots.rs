@@ -51,7 +51,9 @@ mod tests {
     fn images_lie_below_the_roots_or_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (root, out) = (dir.path().join("root"), dir.path().join("rooted"));
-        [&root, &out].map(|dir| std::fs::create_dir(dir).unwrap());
+        for dir in [&root, &out] {
+            std::fs::create_dir(dir).unwrap();
+        }
         std::fs::write(root.join("a.tar"), "").unwrap();
         std::fs::write(out.join("b.tar"), "").unwrap();
         std::os::unix::fs::symlink(&out, root.join("link")).unwrap();

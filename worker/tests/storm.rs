@@ -248,6 +248,9 @@ struct Held {
     threads: usize,
 }
 
+/// Jobs that differ: after so many the store has all their results.
+const DIFFERENT: usize = 1000;
+
 #[test]
 fn a_soak_leaves_nothing_behind() {
     let seconds = std::env::var("OBUILD_SOAK_SECONDS").ok().and_then(|text| text.parse().ok());
@@ -256,10 +259,11 @@ fn a_soak_leaves_nothing_behind() {
     let place = Place::new(&scheduler, 2);
     let worker = place.start(&["--capacity", "4", "--verbosity", "error"]);
     let uri = scheduler.submission().clone();
-    let (mut rounds, mut first, mut total) = (0, None, HashMap::<End, usize>::new());
+    let (mut rounds, mut total) = (0, HashMap::<End, usize>::new());
+    let (mut first, mut stored) = (None, None);
     // A few rounds until all is there that comes once, and some more to compare with.
     while rounds < 6 || Instant::now() < end {
-        let all = Storm { jobs: 40, clients: 8, first: rounds * 40 % 1000 };
+        let all = Storm { jobs: 40, clients: 8, first: rounds * 40 % DIFFERENT };
         let ends = run(async {
             let left = Rc::new(Cell::new(0));
             let (jobs, death) = (storm(&uri, all, left.clone()), async {
@@ -286,13 +290,21 @@ fn a_soak_leaves_nothing_behind() {
         eventually("no job's files are left", || place.left_over().is_empty());
         rounds += 1;
         if rounds == 4 {
-            first = Some(held(&worker));
+            first = Some((held(&worker), place.bytes("state")));
+        }
+        if rounds == DIFFERENT / 40 + 5 {
+            stored = Some(place.bytes("store"));
         }
     }
-    let (first, last) = (first.unwrap(), held(&worker));
+    let ((first, state), last) = (first.unwrap(), held(&worker));
     eprintln!("{rounds} rounds, {total:?}; after four {first:?}, at the end {last:?}");
     assert!(last.descriptors <= first.descriptors + 4, "{first:?}, then {last:?}");
     assert!(last.threads <= first.threads + 8, "{first:?}, then {last:?}");
+    let state = (state, place.bytes("state"));
+    assert!(state.1 <= state.0 + (64 << 10), "the state directory grows: {state:?}");
+    if let Some(stored) = stored.map(|stored| (stored, place.bytes("store"))) {
+        assert!(stored.1 <= stored.0 + (4 << 20), "the store grows: {stored:?}");
+    }
     assert!(last.resident <= first.resident * 5 / 4 + (16 << 20), "{first:?}, then {last:?}");
     scheduler.check();
 }

@@ -2,8 +2,9 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::print_stderr)]
 
+use std::collections::HashMap;
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -83,6 +84,16 @@ impl Place {
         entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
     }
 
+    /// Bytes that files here take on disk.
+    pub fn bytes(&self, name: &str) -> u64 {
+        fn of(path: &Path) -> u64 {
+            let below = fs::read_dir(path).into_iter().flatten().flatten();
+            let own = fs::symlink_metadata(path).map_or(0, |found| found.blocks() * 512);
+            own + below.map(|entry| of(&entry.path())).sum::<u64>()
+        }
+        of(&self.path(name))
+    }
+
     /// What builds or jobs have left in the directories that are theirs while they run.
     pub fn left_over(&self) -> Vec<String> {
         let dirs = [
@@ -153,16 +164,16 @@ impl Worker {
             .map_or(0, Iterator::count)
     }
 
-    /// How often its threads have gone to sleep and been woken, where `/proc` tells.
-    pub fn switches(&self) -> u64 {
+    /// How often each of its threads has gone to sleep and been woken, where `/proc` tells.
+    pub fn switches(&self) -> HashMap<PathBuf, u64> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten();
-        let of = |path: PathBuf| {
+        let of = |path: &Path| {
             let status = fs::read_to_string(path.join("status")).unwrap_or_default();
             let line =
                 status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
             line.and_then(|line| line.trim().parse::<u64>().ok()).unwrap_or(0)
         };
-        tasks.map(|task| of(task.unwrap().path())).sum()
+        tasks.flatten().map(|task| (task.path(), of(&task.path()))).collect()
     }
 
     /// Bytes of memory in use, where `/proc` tells.
