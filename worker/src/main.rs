@@ -8,9 +8,6 @@
 mod backend;
 mod check;
 mod doctor;
-// What a base image's name means is the same for the command and for the worker.
-#[path = "../../src/images.rs"]
-mod images;
 mod operate;
 mod options;
 mod settings;
