@@ -568,6 +568,34 @@ fn images_that_no_directory_has_are_looked_for_in_registries() {
     scheduler.check();
 }
 
+#[test]
+fn repositories_are_reached_by_the_proxy_of_the_environment() {
+    let scheduler = scheduler();
+    for variable in ["http_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        let place = Place::new(&scheduler, 1);
+        let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", proxy.local_addr().unwrap());
+        let asked = one_request(proxy);
+        let mut worker = place.start_with(&[], &[(variable, &url)]);
+        let scheme = if variable == "HTTPS_PROXY" { "https" } else { "http" };
+        run(async {
+            let client = Client::new(&scheduler, "p").await;
+            let job = client.submit_job(&JobDescr {
+                repository: format!("{scheme}://repository.invalid/r"),
+                commits: vec!["1".repeat(40)],
+                ..JobDescr::obuilder("((from scratch))")
+            });
+            until("the proxy is asked", || asked.is_finished()).await;
+            assert!(job.result().await.is_err());
+        });
+        let request = asked.join().unwrap();
+        assert!(request.contains("repository.invalid"), "{variable}: {request}");
+        worker.signal(Signal::SIGTERM);
+        assert_eq!(worker.ended().code(), Some(0));
+    }
+    scheduler.check();
+}
+
 /// Takes one request, answers nothing, and gives what was asked.
 fn one_request(registry: std::net::TcpListener) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {

@@ -60,11 +60,16 @@ impl Place {
 
     /// Starts a worker.
     pub fn start(&self, args: &[&str]) -> Worker {
+        self.start_with(args, &[])
+    }
+
+    /// Starts a worker with these variables besides.
+    pub fn start_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Worker {
         let log = self.path("worker.log");
         let file = File::options().create(true).append(true).open(&log).unwrap();
-        let child =
-            self.command(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn();
-        Worker { child: child.unwrap(), log }
+        let mut command = self.command(args);
+        command.envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::null());
+        Worker { child: command.stderr(file).spawn().unwrap(), log }
     }
 
     /// The number of its first build user.
