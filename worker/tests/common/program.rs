@@ -103,6 +103,20 @@ impl Place {
         dirs.into_iter().flat_map(each).collect()
     }
 
+    /// How many files there are besides what a store keeps: results, logs of failed steps, warm trees.
+    pub fn files(&self) -> usize {
+        fn below(dir: &Path) -> usize {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            let count = |entry: fs::DirEntry| match entry.file_type() {
+                Ok(kind) if kind.is_dir() => 1 + below(&entry.path()),
+                _ => 1,
+            };
+            entries.map(count).sum()
+        }
+        let kept = ["store/result", "store/state/failed-logs", "store/warm"];
+        below(self.dir.path()) - kept.map(|name| below(&self.path(name))).iter().sum::<usize>()
+    }
+
     /// Asserts that nothing is left behind by builds or jobs.
     pub fn assert_clean(&self) {
         assert_eq!(self.left_over(), [""; 0], "left behind");
