@@ -9,7 +9,6 @@ mod blame;
 mod cli;
 mod command;
 mod error;
-mod images;
 mod logging;
 mod nearest;
 mod output;

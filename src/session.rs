@@ -12,13 +12,13 @@ use obuilder_core::error::FetchError;
 use obuilder_core::interpreter::Builder;
 use obuilder_core::{BuildLog, Cancel, Fetcher, Sandbox, Store};
 
+use fetch_any::Images;
 use fetch_dir::DirFetcher;
 use fetch_oci::{Cache, OciFetcher};
 use sandbox_macos::{BuildUserSandbox, Config, Fuse};
 use store_rsync::{RsyncStore, WarmTrees};
 
 use crate::error::{CommandError, Kind};
-use crate::images::Images;
 use crate::output;
 use crate::settings::Settings;
 

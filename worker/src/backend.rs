@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use fetch_any::Images;
 use fetch_dir::{DirFetcher, ImageDir};
 use obuild_worker::metrics::{Metrics, set};
 use obuild_worker::text::chain;
@@ -13,7 +14,6 @@ use sandbox_macos::{Account, BuildUserSandbox, Config, Fuse, Isolation};
 use store_rsync::{Mode, RsyncStore, WarmTrees};
 
 use crate::Stop;
-use crate::images::Images;
 use crate::settings::Settings;
 
 /// Everything that builds of specs need; `None` without a store.

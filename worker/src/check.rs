@@ -1,15 +1,16 @@
 //! `obuild-worker check`: whether a scheduler can be reached and would register a worker.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use obuild_worker::text::chain;
 use ocluster::registration::RegistrationClient;
 use ocluster::uri::Server;
 use ocluster::worker::{Metrics, MetricsSource, Served, WorkerClient};
-use ocluster::{CallError, connect};
+use ocluster::{CallError, Session, connect};
 use tokio::task::LocalSet;
 
 use crate::settings::read_cap;
@@ -35,9 +36,34 @@ impl Served for Visitor {
     }
 }
 
+/// Whether a worker of the name is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Expected {
+    /// There is none: the name is free
+    Absent,
+    /// There is one
+    Present,
+    /// There may be one
+    Any,
+}
+
+/// What is asked.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Question {
+    /// The pool's `.cap` file
+    cap: PathBuf,
+    /// The name to register by
+    #[arg(long, default_value = "obuild-worker-check")]
+    name: String,
+    /// Whether a worker of this name is registered already
+    #[arg(long, value_name = "WHAT", default_value = "absent")]
+    expect: Expected,
+}
+
 /// Says what works, one line each, and stops at what does not.
-pub(crate) fn run(cap: &Path, name: &str) -> Result<ExitCode, Stop> {
+pub(crate) fn run(question: &Question) -> Result<ExitCode, Stop> {
     crate::trace("warn", None);
+    let cap = &question.cap;
     let uri = read_cap(cap)?;
     say(&format!("ok: `{}` names a service at {}", cap.display(), uri.address));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -49,21 +75,44 @@ pub(crate) fn run(cap: &Path, name: &str) -> Result<ExitCode, Stop> {
             Server::Sha256(_) => "ok: the server has the public key that the capability names",
             Server::Insecure => "ok: connected, without TLS: anybody on the way may listen",
         });
-        let registration = RegistrationClient::of(&session);
-        let (queue, answer) = registration.register(name, WorkerClient::serve(Rc::new(Visitor)), 1);
-        let answered = tokio::time::timeout(PATIENCE, answer).await;
-        answered.map_err(|_| Stop::system("the server does not answer"))?.map_err(|error| {
-            Stop::system(format!("the server does not register `{name}`: {error}"))
-        })?;
-        let paused = tokio::time::timeout(PATIENCE, queue.set_active(false)).await;
-        paused
-            .map_err(|_| Stop::system("the queue does not answer"))?
-            .map_err(|error| Stop::system(format!("the queue does not answer: {error}")))?;
-        say(&format!("ok: it registers workers: `{name}` was there for a moment"));
-        say(&format!(
-            "note: the scheduler goes on listing `{name}` as disconnected until it is told to forget it: \
-             ocluster-admin --connect admin.cap forget POOL {name}"
-        ));
+        register(&session, question).await?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+async fn register(session: &Session, question: &Question) -> Result<(), Stop> {
+    let Question { name, expect, .. } = question;
+    let registration = RegistrationClient::of(session);
+    let (queue, answer) = registration.register(name, WorkerClient::serve(Rc::new(Visitor)), 1);
+    let answered = tokio::time::timeout(PATIENCE, answer).await;
+    match answered.map_err(|_| Stop::system("the server does not answer"))? {
+        Ok(_) => {}
+        Err(error) if is_taken(&error) && *expect != Expected::Absent => {
+            say(&format!("ok: it registers workers, and has one that is called `{name}`"));
+            return Ok(());
+        }
+        Err(error) => {
+            let why = format!("the server does not register `{name}`: {error}");
+            return Err(Stop::system(why));
+        }
+    }
+    let silent = "the queue does not answer";
+    let paused = tokio::time::timeout(PATIENCE, queue.set_active(false)).await;
+    paused
+        .map_err(|_| Stop::system(silent))?
+        .map_err(|error| Stop::system(format!("{silent}: {error}")))?;
+    if *expect == Expected::Present {
+        return Err(Stop::system(format!("the server has no worker that is called `{name}`")));
+    }
+    say(&format!("ok: it registers workers: `{name}` was there for a moment"));
+    say(&format!(
+        "note: the scheduler goes on listing `{name}`, as disconnected, until one comes, or until it is told to forget it: \
+         ocluster-admin --connect admin.cap forget POOL {name}"
+    ));
+    Ok(())
+}
+
+/// Whether the name is another's.
+fn is_taken(error: &CallError) -> bool {
+    matches!(error, CallError::Failed(why) if why.contains("already registered"))
 }

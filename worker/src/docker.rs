@@ -20,6 +20,9 @@ use crate::process::{Failure, Program};
 /// How soon to look again whether another push has ended.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// Most bytes that are read of what an image is known by.
+const MOST_DIGESTS: usize = 1 << 20;
+
 /// Builds Dockerfiles.
 pub struct Docker {
     program: PathBuf,
@@ -197,8 +200,9 @@ impl Build<'_> {
         let format = "{{ range index .RepoDigests }}{{ . }} {{ end }}";
         let mut command = Command::new(&self.docker.program);
         command.args(["image", "inspect", "-f", format, "--", &self.descr.push_target]);
-        let found = command.output().map_err(|error| format!("failed to run docker: {error}"))?;
-        let ids = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+        let inspect = Program { label: "docker-inspect", command, stdin: b"" };
+        let found = inspect.read(MOST_DIGESTS, self.cancel).map_err(|error| error.to_string())?;
+        let ids = String::from_utf8_lossy(&found).trim().to_owned();
         if ids.is_empty() {
             return Err("Failed to read RepoDigests for newly-pushed image!".into());
         }
@@ -254,6 +258,8 @@ fn inside(src: &Path, path: &str) -> Result<PathBuf, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -274,6 +280,39 @@ mod tests {
         let why = "the build argument \"AWS_SECRET\" is not of the form NAME=VALUE";
         assert_eq!(outcome, Outcome::Failed(why.into()));
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_question_that_docker_does_not_answer_is_called_off() {
+        let state = tempfile::tempdir().unwrap();
+        let (program, asked) = (state.path().join("docker"), state.path().join("asked"));
+        let script = format!(
+            "#!/bin/sh\n[ $1 != image ] || {{ : >'{}'; sleep 60; }}\n\
+             while [ $# -gt 0 ]; do [ \"$1\" != --iidfile ] || echo id >\"$2\"; shift; done\n",
+            asked.display()
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let docker =
+            Docker::open(program, vec!["o/r".into()], Arc::default(), state.path().join("d"));
+        let docker = docker.unwrap();
+        let descr = DockerBuild {
+            dockerfile: Dockerfile::Contents(b"FROM x".to_vec()),
+            push_target: "o/r:t".into(),
+            ..DockerBuild::default()
+        };
+        let log = JobLog::new(state.path(), 1 << 20);
+        let cancel = Cancel::new();
+        let outcome = std::thread::scope(|scope| {
+            let job = scope.spawn(|| docker.build(&descr, state.path(), &[], &log, &cancel));
+            while !asked.exists() && !job.is_finished() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            cancel.cancel();
+            job.join().unwrap()
+        });
+        assert!(asked.exists(), "it came to the question: {outcome:?}");
+        assert_eq!(outcome, Outcome::Cancelled);
     }
 
     #[test]

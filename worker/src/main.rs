@@ -8,9 +8,6 @@
 mod backend;
 mod check;
 mod doctor;
-// What a base image's name means is the same for the command and for the worker.
-#[path = "../../src/images.rs"]
-mod images;
 mod operate;
 mod options;
 mod settings;
@@ -25,6 +22,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
+use check::Question;
 use obuild_worker::log_file::LogFile;
 use obuild_worker::service::Deed;
 use operate::{Install, Which};
@@ -44,13 +42,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Prove that a scheduler can be reached and would register this worker, and say what fails
-    Check {
-        /// The pool's `.cap` file
-        cap: PathBuf,
-        /// The name to register by
-        #[arg(long, default_value = "obuild-worker-check")]
-        name: String,
-    },
+    Check(Question),
     /// Look at this machine with the worker's options: what is in force, weak or missing
     Doctor(Box<Options>),
     /// Have the system run a worker with the options after `--`, now and after each of its starts
@@ -112,7 +104,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         None => work::run(cli.options),
-        Some(Command::Check { cap, name }) => check::run(&cap, &name),
+        Some(Command::Check(question)) => check::run(&question),
         Some(Command::Doctor(options)) => doctor::show(*options),
         Some(Command::Install(args)) => operate::install(&args),
         Some(Command::Uninstall(which)) => operate::uninstall(&which),

@@ -59,7 +59,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "LEVEL")]
     pub(crate) verbosity: Option<String>,
     /// Trace more
-    #[arg(short, action = clap::ArgAction::Count)]
+    #[arg(short, long, action = clap::ArgAction::Count)]
     #[serde(skip)]
     pub(crate) verbose: u8,
     /// Trace errors alone
@@ -160,6 +160,18 @@ pub(crate) struct Accepted {
     /// Homebrew's prefix
     #[arg(long, value_name = "DIR")]
     brew_path: Option<PathBuf>,
+    /// Processors for Docker as a sandbox
+    #[arg(long, value_name = "CPUS")]
+    docker_cpus: Option<f64>,
+    /// Docker's isolation, as a sandbox
+    #[arg(long, value_name = "ISOLATION")]
+    docker_isolation: Option<String>,
+    /// Memory for Docker as a sandbox
+    #[arg(long, value_name = "MEMORY")]
+    docker_memory: Option<String>,
+    /// Network for Docker as a sandbox
+    #[arg(long, value_name = "NETWORK")]
+    docker_network: Option<String>,
     /// Whether messages are coloured
     #[arg(long, value_name = "WHEN")]
     color: Option<String>,
@@ -187,6 +199,10 @@ impl Accepted {
             (self.scoreboard.is_some(), "--scoreboard"),
             (self.no_fuse, "--no-fuse"),
             (self.brew_path.is_some(), "--brew-path"),
+            (self.docker_cpus.is_some(), "--docker-cpus"),
+            (self.docker_isolation.is_some(), "--docker-isolation"),
+            (self.docker_memory.is_some(), "--docker-memory"),
+            (self.docker_network.is_some(), "--docker-network"),
         ];
         all.into_iter().filter(|(given, _)| *given).map(|(_, name)| name).collect()
     }
@@ -269,6 +285,46 @@ mod tests {
         assert_eq!(options.name.as_deref(), Some("m1"));
         assert_eq!(options.allow_push, ["a", "b"]);
         assert_eq!(options.accepted.given(), ["--fallback", "--scoreboard"]);
+    }
+
+    #[test]
+    fn every_option_of_the_original_is_understood_in_both_forms() {
+        let with_values = [
+            ("--connect", "/etc/pool.cap"),
+            ("--name", "m1"),
+            ("--capacity", "4"),
+            ("--state-dir", "/var/lib/ocluster-worker"),
+            ("--allow-push", "ocurrent/a,ocurrent/b"),
+            ("--additional-metrics", "a:http://127.0.0.1:9200/metrics,b:http://[::1]/"),
+            ("--prune-threshold", "10."),
+            ("--docker-max-df-size", "100."),
+            ("--obuilder-store", "rsync:/Volumes/rsync"),
+            ("--rsync-mode", "hardlink_unsafe"),
+            ("--obuilder-healthcheck", "600."),
+            ("--obuilder-prune-threshold", "30."),
+            ("--obuilder-prune-limit", "100"),
+            ("--obuilder-prune-item-threshold", "1000"),
+            ("--uid", "705"),
+            ("--fallback", "/Users/administrator/lib"),
+            ("--fuse-path", "/usr/local"),
+            ("--scoreboard", "/Users/administrator/scoreboard"),
+            ("--brew-path", "/opt/homebrew"),
+            ("--docker-cpus", "2."),
+            ("--docker-isolation", "default"),
+            ("--docker-memory", "1g"),
+            ("--docker-network", "host"),
+            ("--verbosity", "info"),
+            ("--color", "never"),
+        ];
+        for (name, value) in with_values {
+            parse(&[name, value]);
+            parse(&[&format!("{name}={value}")]);
+        }
+        parse(&["-c", "/etc/pool.cap"]);
+        for flag in ["--no-fuse", "--fast-sync", "-v", "-vv", "--verbose", "-q", "--quiet"] {
+            parse(&[flag]);
+        }
+        assert_eq!(parse(&["--verbose", "--verbose"]).verbose, 2);
     }
 
     #[test]

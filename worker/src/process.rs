@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use obuilder_core::Cancel;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -57,11 +57,31 @@ pub struct Program<'a> {
 
 impl Program<'_> {
     /// Runs it to its end. It and all that it has started are killed when `cancel` is cancelled.
-    pub fn run(mut self, log: &JobLog, cancel: &Cancel) -> Result<(), Failure> {
+    pub fn run(self, log: &JobLog, cancel: &Cancel) -> Result<(), Failure> {
+        self.follow(true, cancel, |bytes| log.write(bytes))
+    }
+
+    /// Runs it as [`run`](Self::run) does, and gives the first `most` bytes that it writes; nobody hears of its errors.
+    pub fn read(self, most: usize, cancel: &Cancel) -> Result<Vec<u8>, Failure> {
+        let mut read = Vec::new();
+        self.follow(false, cancel, |bytes| {
+            read.extend_from_slice(&bytes[..bytes.len().min(most - read.len())]);
+        })?;
+        Ok(read)
+    }
+
+    /// Runs it with what it writes (and its errors) given to `sink`.
+    fn follow(
+        mut self,
+        errors: bool,
+        cancel: &Cancel,
+        sink: impl FnMut(&[u8]),
+    ) -> Result<(), Failure> {
         let label = self.label;
         let failed = |source| Failure::Io { label, source };
         let (mut output, writer) = io::pipe().map_err(failed)?;
-        let other = writer.try_clone().map_err(failed)?;
+        let other = errors.then(|| writer.try_clone()).transpose().map_err(failed)?;
+        let other = other.map_or_else(Stdio::null, Stdio::from);
         self.command.stdin(Stdio::piped()).stdout(writer).stderr(other).process_group(0);
         let mut child = self.command.spawn().map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => Failure::Missing(shown(self.command.get_program())),
@@ -69,17 +89,12 @@ impl Program<'_> {
         })?;
         // The command holds ends of the pipe, which would never close.
         drop(self.command);
-        let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let stop = move || {
-            // A group that has gone needs no killing.
-            let _ = group.map(|group| kill_process_group(group, Signal::KILL));
-        };
-        let killing = cancel.on_cancel(stop);
+        let killing = cancel.on_cancel(end_of_group(&child));
         if let Some(mut stdin) = child.stdin.take() {
             // Programs may end without having read all.
             let _ = stdin.write_all(self.stdin);
         }
-        let copied = copy(&mut output, log);
+        let copied = copy(&mut output, sink);
         let status = child.wait().map_err(failed)?;
         drop(killing);
         if cancel.is_cancelled() {
@@ -90,12 +105,21 @@ impl Program<'_> {
     }
 }
 
-fn copy(output: &mut impl Read, log: &JobLog) -> io::Result<()> {
+/// Kills a process group, which a child leads.
+fn end_of_group(child: &Child) -> impl Fn() + Send + Sync + use<> {
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    move || {
+        // A group that has gone needs no killing.
+        let _ = group.map(|group| kill_process_group(group, Signal::KILL));
+    }
+}
+
+fn copy(output: &mut impl Read, mut sink: impl FnMut(&[u8])) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 16];
     loop {
         match output.read(&mut buffer)? {
             0 => return Ok(()),
-            count => log.write(&buffer[..count]),
+            count => sink(&buffer[..count]),
         }
     }
 }
@@ -135,6 +159,15 @@ mod tests {
         let failed = |script: &str| sh(script).run(&log, &Cancel::new()).unwrap_err().to_string();
         assert_eq!(failed("exit 3"), "docker-build failed with exit-code 3");
         assert_eq!(failed("kill -9 $$"), "docker-build failed with signal 9");
+    }
+
+    #[test]
+    fn what_it_writes_is_read_within_bounds() {
+        let read = |script: &str, most| sh(script).read(most, &Cancel::new());
+        assert_eq!(read("echo out; echo err >&2; cat", 100).unwrap(), b"out\ninput");
+        let long = read("seq 100000", 10).unwrap();
+        assert_eq!(long, b"1\n2\n3\n4\n5\n");
+        assert!(matches!(read("exit 3", 10), Err(Failure::Exited { code: 3, .. })));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Puts the worker together and runs it until it leaves.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -33,8 +34,18 @@ const LOOK: Duration = Duration::from_secs(60);
 /// Descriptors for a thousand jobs; macOS refuses more than these (`OPEN_MAX`) even where its limit says that there is none.
 const DESCRIPTORS: u64 = 10_240;
 /// What Git is told of this worker's environment: how the network is reached, and whom to trust there.
-const GIT_VARIABLES: [&str; 5] =
-    ["https_proxy", "http_proxy", "no_proxy", "SSL_CERT_FILE", "GIT_SSL_CAINFO"];
+const GIT_VARIABLES: [&str; 10] = [
+    "https_proxy",
+    "http_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "GIT_SSL_CAINFO",
+];
 /// Longest wait for preparations that were called off.
 const PREPARING: Duration = Duration::from_secs(10);
 
@@ -212,6 +223,17 @@ fn state_dir(settings: &Settings) -> Result<Flock<std::fs::File>, Stop> {
         .map_err(|(_, _)| failed(&"another obuild-worker is using it"))
 }
 
+/// What Git is given of `environment`. It does not read `HTTP_PROXY`, which means the same to everybody else.
+fn git_environment(mut environment: Vec<(OsString, OsString)>) -> Vec<(OsString, OsString)> {
+    let value = |name: &str| {
+        environment.iter().find(|(given, _)| given == name).map(|(_, value)| value.clone())
+    };
+    if let (None, Some(proxy)) = (value("http_proxy"), value("HTTP_PROXY")) {
+        environment.push(("http_proxy".into(), proxy));
+    }
+    environment
+}
+
 fn make_private(dir: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::create_dir_all(dir)?;
@@ -222,7 +244,7 @@ fn jobs(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Jobs, Stop> {
     let options = &settings.options;
     let mut config = git_context::Config::new(&settings.state_dir);
     config.file_roots.clone_from(&options.git_file_root);
-    config.environment = crate::given(&GIT_VARIABLES);
+    config.environment = git_environment(crate::given(&GIT_VARIABLES));
     config.ssh = match (&options.git_ssh_key, &options.git_known_hosts) {
         (Some(key), Some(hosts)) => Some(Ssh { key: key.clone(), known_hosts: hosts.clone() }),
         (None, None) => None,

@@ -72,7 +72,7 @@ struct Machine {
 impl Machine {
     fn new(scheduler: &Scheduler) -> Self {
         let place = Place::new(scheduler, 2);
-        for dir in ["bin", "units", "programs", "broken", "home"] {
+        for dir in ["bin", "units", "programs", "broken", "dud", "home"] {
             fs::create_dir(place.path(dir)).unwrap();
         }
         let units = place.path("units").display().to_string();
@@ -86,7 +86,9 @@ impl Machine {
             if !stripped.is_ok_and(|status| status.success()) {
                 fs::copy(built.join(name), &to).unwrap();
             }
-            script(&place.path("broken").join(name), "#!/bin/sh\nexit 1\n");
+            // Whoever looks at it before it has to serve finds nothing wrong.
+            script(&place.path("broken").join(name), "#!/bin/sh\n[ \"$1\" = check ]\n");
+            script(&place.path("dud").join(name), "#!/bin/sh\nexit 1\n");
         }
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Self { port: free.local_addr().unwrap().port(), place }
@@ -199,8 +201,16 @@ fn a_worker_is_deployed_updated_and_brought_back() {
     assert_eq!((&*machine.link("current"), &*machine.link("previous")), ("2", "1"));
     scheduler.wait_until("the new one serves", |live| live.registrations > registered);
 
-    let (done, said) = machine.play("update.yml", "3", "broken");
-    assert!(!done && said.contains("Version 3 does not serve; 2 is back"), "{said}");
+    let registered = scheduler.live().registrations;
+    let (done, said) = machine.play("update.yml", "3", "dud");
+    assert!(!done && said.contains("Prove that the new version runs"), "{said}");
+    assert_eq!(
+        (machine.link("current").as_str(), scheduler.live().registrations),
+        ("2", registered)
+    );
+
+    let (done, said) = machine.play("update.yml", "4", "broken");
+    assert!(!done && said.contains("Version 4 does not serve; 2 is back"), "{said}");
     assert_eq!(machine.link("current"), "2");
     eventually("the old one serves", || scheduler.active_workers() == ["w1"]);
 

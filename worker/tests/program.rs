@@ -326,18 +326,39 @@ fn one_state_directory_serves_one_worker() {
 fn a_check_says_what_works_and_what_fails() {
     let mut scheduler = scheduler();
     let place = Place::new(&scheduler, 1);
-    let check = |cap: &str| {
+    let check_with = |cap: &str, args: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_obuild-worker"))
             .arg("check")
             .arg(place.path(cap))
+            .args(args)
             .output();
         let output = output.unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))
     };
+    let check = |cap: &str| check_with(cap, &[]);
     let (code, out, err) = check("pool.cap");
     assert_eq!((code, &*err), (Some(0), ""));
     assert_eq!(out.lines().filter(|line| line.starts_with("ok: ")).count(), 3, "{out}");
+    let expect = |what: &str| check_with("pool.cap", &["--name", "w1", "--expect", what]);
+    let codes = |expected: [i32; 3]| {
+        let said = ["absent", "present", "any"].map(|what| {
+            let said = expect(what);
+            scheduler.wait_until("it has gone", |live| {
+                live.connections == usize::from(expected[0] != 0)
+            });
+            said
+        });
+        assert_eq!(said.each_ref().map(|said| said.0.unwrap()), expected, "{said:?}");
+    };
+    codes([0, 3, 0]);
+    let mut worker = place.start(&[]);
+    eventually("it is there", || scheduler.active_workers() == ["w1"]);
+    codes([3, 0, 0]);
+    let (_, _, err) = expect("absent");
+    assert!(err.contains("does not register `w1`: Worker already registered!"), "{err}");
+    worker.signal(Signal::SIGTERM);
+    worker.ended();
     std::fs::write(place.path("bad.cap"), "capnp://nonsense").unwrap();
     let (code, _, err) = check("bad.cap");
     assert_eq!(code, Some(2));
@@ -571,6 +592,34 @@ fn images_that_no_directory_has_are_looked_for_in_registries() {
         assert!(job.result().await.is_err());
     });
     assert!(asked.join().unwrap().contains(" /v2/"));
+    scheduler.check();
+}
+
+#[test]
+fn repositories_are_reached_by_the_proxy_of_the_environment() {
+    let scheduler = scheduler();
+    for variable in ["http_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        let place = Place::new(&scheduler, 1);
+        let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", proxy.local_addr().unwrap());
+        let asked = one_request(proxy);
+        let mut worker = place.start_with(&[], &[(variable, &url)]);
+        let scheme = if variable == "HTTPS_PROXY" { "https" } else { "http" };
+        run(async {
+            let client = Client::new(&scheduler, "p").await;
+            let job = client.submit_job(&JobDescr {
+                repository: format!("{scheme}://repository.invalid/r"),
+                commits: vec!["1".repeat(40)],
+                ..JobDescr::obuilder("((from scratch))")
+            });
+            until("the proxy is asked", || asked.is_finished()).await;
+            assert!(job.result().await.is_err());
+        });
+        let request = asked.join().unwrap();
+        assert!(request.contains("repository.invalid"), "{variable}: {request}");
+        worker.signal(Signal::SIGTERM);
+        assert_eq!(worker.ended().code(), Some(0));
+    }
     scheduler.check();
 }
 

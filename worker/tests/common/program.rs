@@ -61,11 +61,16 @@ impl Place {
 
     /// Starts a worker.
     pub fn start(&self, args: &[&str]) -> Worker {
+        self.start_with(args, &[])
+    }
+
+    /// Starts a worker with these variables besides.
+    pub fn start_with(&self, args: &[&str], variables: &[(&str, &str)]) -> Worker {
         let log = self.path("worker.log");
         let file = File::options().create(true).append(true).open(&log).unwrap();
-        let child =
-            self.command(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn();
-        Worker { child: child.unwrap(), log }
+        let mut command = self.command(args);
+        command.envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::null());
+        Worker { child: command.stderr(file).spawn().unwrap(), log }
     }
 
     /// The number of its first build user.
@@ -107,6 +112,20 @@ impl Place {
             self.names(dir).into_iter().map(|name| format!("{dir}/{name}")).collect::<Vec<_>>()
         };
         dirs.into_iter().flat_map(each).collect()
+    }
+
+    /// How many files there are besides what a store keeps: results, logs of failed steps, warm trees.
+    pub fn files(&self) -> usize {
+        fn below(dir: &Path) -> usize {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            let count = |entry: fs::DirEntry| match entry.file_type() {
+                Ok(kind) if kind.is_dir() => 1 + below(&entry.path()),
+                _ => 1,
+            };
+            entries.map(count).sum()
+        }
+        let kept = ["store/result", "store/state/failed-logs", "store/warm"];
+        below(self.dir.path()) - kept.map(|name| below(&self.path(name))).iter().sum::<usize>()
     }
 
     /// Asserts that nothing is left behind by builds or jobs.
