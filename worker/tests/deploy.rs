@@ -180,7 +180,7 @@ fn a_worker_is_deployed_updated_and_brought_back() {
         eprintln!("SKIP: deploy/ansible: it takes root, ansible-playbook and all programs built");
         return;
     }
-    let scheduler = Scheduler::start("p", Security::Tls);
+    let mut scheduler = Scheduler::start("p", Security::Tls);
     let machine = Machine::new(&scheduler);
     let (done, said) = machine.play("site.yml", "1", "programs");
     assert!(done, "{said}");
@@ -194,6 +194,20 @@ fn a_worker_is_deployed_updated_and_brought_back() {
     assert!(done && said.contains("changed=0"), "{said}");
     let (done, said) = machine.play("site.yml", "1", "broken");
     assert!(!done && said.contains("differs from the one in use, version 1"), "{said}");
+    // A change that a play did not bring to its end is brought there by the next one.
+    let cap = machine.place.path("pool.cap");
+    fs::write(&cap, fs::read_to_string(&cap).unwrap() + "\n").unwrap();
+    scheduler.stop();
+    let (done, said) = machine.play("site.yml", "1", "programs");
+    assert!(!done, "nobody answers: {said}");
+    scheduler.start_again();
+    scheduler.wait_until("it has found the scheduler again", |live| live.queues == 1);
+    let before = scheduler.live().registrations;
+    let (done, said) = machine.play("site.yml", "1", "programs");
+    assert!(done, "{said}");
+    assert_eq!(scheduler.live().registrations, before + 1, "it has restarted: {said}");
+    let (done, said) = machine.play("site.yml", "1", "programs");
+    assert!(done && said.contains("changed=0"), "{said}");
     let registered = scheduler.live().registrations;
 
     let (done, said) = machine.play("update.yml", "2", "programs");
