@@ -46,6 +46,8 @@ fn messages(name: &str) -> Vec<(Message, Vec<u8>)> {
 struct Recorded {
     /// The log of the job that began last.
     log: Arc<Mutex<Option<JobLog>>>,
+    /// Set when a job that was called off may end.
+    let_go: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl Executor for Recorded {
@@ -71,7 +73,11 @@ impl Executor for Recorded {
             Outcome::Failed(said[at..].trim_end().to_owned())
         } else {
             log.write(said("client-cancelled.output.txt").as_bytes());
-            assert!(cancel.wait_timeout(Duration::from_secs(60)), "the job is cancelled");
+            assert!(cancel.wait_timeout(Duration::from_secs(120)), "the job is cancelled");
+            // Were it faster than the scheduler's words, its end would be the answer to questions that the scheduler calls off.
+            let held = self.let_go.0.lock().unwrap();
+            let bound = Duration::from_secs(120);
+            drop(self.let_go.1.wait_timeout_while(held, bound, |free| !*free).unwrap());
             Outcome::Cancelled
         }
     }
@@ -305,11 +311,15 @@ fn our_worker_answers_a_real_scheduler_as_the_real_worker_did() {
     // As many bytes as the real one's id, and none of them UTF-8.
     let uri = format!("capnp://insecure@{}/{}8", listener.local_addr().unwrap(), "_".repeat(42));
     let executor = Recorded::default();
-    let log = executor.log.clone();
+    let (log, let_go) = (executor.log.clone(), executor.let_go.clone());
     let _agent = Running::with(config(&uri.parse().unwrap(), "w1", 1), executor);
     let mut peer = Peer::new(listener.accept().unwrap().0);
     replay(&mut peer, &log, &theirs, &original);
     let expected: Vec<_> = original.iter().filter_map(|(message, _)| shape(message)).collect();
+    let all = expected.iter().filter(|one| one.starts_with("return")).count();
+    peer.wait("answer everything", |seen| seen.answers.values().sum::<usize>() >= all);
+    *let_go.0.lock().unwrap() = true;
+    let_go.1.notify_all();
     peer.wait("say everything", |seen| seen.shapes.len() >= expected.len());
     let said = peer.seen.0.lock().unwrap().shapes.clone();
     // Calls in their order. Answers in no order, as which comes first is a matter of time.
