@@ -48,6 +48,8 @@ enum Command {
     ServeTrees(command::serve_trees::Args),
     Doctor(command::doctor::Args),
     Completions(command::completions::Args),
+    Submit(command::submit::Args),
+    Cluster(command::cluster::Args),
     Man(command::man::Args),
 }
 
@@ -103,6 +105,8 @@ impl Cli {
             Command::BaseImage(args) => command::base_image::run(args, &settings()?),
             Command::Doctor(args) => command::doctor::run(&args, &settings()?),
             Command::Completions(args) => command::completions::run(&args),
+            Command::Submit(args) => command::submit::run(&args),
+            Command::Cluster(args) => command::cluster::run(&args),
             Command::Man(args) => command::man::run(&args),
         }
     }

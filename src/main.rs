@@ -9,7 +9,6 @@ mod blame;
 mod cli;
 mod command;
 mod error;
-mod images;
 mod logging;
 mod nearest;
 mod output;
@@ -17,11 +16,12 @@ mod progress;
 mod session;
 mod settings;
 mod signals;
-mod store_url;
-mod units;
 mod weaknesses;
 
 use std::process::ExitCode;
+
+// One way to write sizes and times for all programs.
+use obuilder_core::units;
 
 /// Reads `POINT:N` from `OBUILD_FAULT`: where a test wants this process killed.
 #[cfg(feature = "faults")]

@@ -40,7 +40,7 @@ impl<W: Write> Sink<W> {
     }
 
     /// Writes `bytes`, unless that has failed before.
-    pub(crate) fn write(&mut self, bytes: &[u8]) {
+    pub(crate) fn put(&mut self, bytes: &[u8]) {
         if self.failed.is_ok() {
             self.failed = self.out.write_all(bytes).and_then(|()| self.out.flush());
         }
@@ -61,6 +61,17 @@ impl<W: Write> Sink<W> {
     #[cfg(test)]
     pub(crate) fn into_inner(self) -> W {
         self.out
+    }
+}
+
+impl<W: Write> Write for Sink<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.put(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

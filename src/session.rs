@@ -12,6 +12,7 @@ use obuilder_core::error::FetchError;
 use obuilder_core::interpreter::Builder;
 use obuilder_core::{BuildLog, Cancel, Fetcher, Sandbox, Store};
 
+use fetch_any::Images;
 use fetch_dir::DirFetcher;
 use fetch_oci::{Cache, OciFetcher};
 use sandbox_macos::{BuildUserSandbox, Config, Fuse};
@@ -19,7 +20,6 @@ use store_rsync::{RsyncStore, WarmTrees};
 use store_zfs::{Options, ZfsFetcher, ZfsStore};
 
 use crate::error::{CommandError, Kind};
-use crate::images::Images;
 use crate::output;
 use crate::settings::Settings;
 

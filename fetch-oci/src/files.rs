@@ -7,6 +7,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{Mode, OFlags};
+
 use crate::error::{At, Error, Result};
 use crate::layer;
 use crate::tar_stream::{Kind, TarStream};
@@ -53,7 +55,7 @@ impl Files {
             return Ok(archive.get(name));
         }
         let path = self.path.join(name);
-        match File::open(&path) {
+        match open_regular(&path) {
             Ok(file) => {
                 let size = file.metadata().at("read", &path)?.len();
                 Ok(Some((Box::new(file), size)))
@@ -76,9 +78,19 @@ impl Files {
     }
 }
 
+/// Opens a file, and nothing that only looks like one: whoever opens a pipe waits until somebody writes to it.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is not a regular file")),
+    }
+}
+
 impl Archive {
     fn open(path: &Path, most: u64) -> Result<Self> {
-        let mut file = File::open(path).at("open", path)?;
+        let mut file = open_regular(path).at("open", path)?;
         if is_compressed(&mut file).at("read", path)? {
             let mut unpacked = tempfile::tempfile().at("make a temporary file for", path)?;
             let input = layer::decompress(file).at("read", path)?;

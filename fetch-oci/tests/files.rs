@@ -56,6 +56,18 @@ fn a_layout_and_its_archive_are_the_same_image() {
 }
 
 #[test]
+fn a_pipe_is_no_image_and_nobody_waits_for_its_writer() {
+    let world = World::new();
+    let pipe = world.path("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .unwrap();
+    for kind in ["oci", "docker-archive"] {
+        let error = world.fetch_error(&format!("{kind}:{}", pipe.display()));
+        assert!(error.contains("not a regular file"), "{error}");
+    }
+}
+
+#[test]
 fn what_skopeo_makes_of_it_is_the_same_tree_and_what_umoci_unpacks_too() {
     let world = World::new();
     // Older tools know no zstd.

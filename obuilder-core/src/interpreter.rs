@@ -86,6 +86,8 @@ pub struct Options {
     pub keep_failed: bool,
     /// Longest time a command may run.
     pub timeout: Option<Duration>,
+    /// Most bytes that are kept of what a command prints; the log says when there was more.
+    pub log_cap: Option<u64>,
     /// Hide the values of a step's secrets in its log, for everybody who reads it now or later.
     pub redact: bool,
 }
@@ -93,7 +95,7 @@ pub struct Options {
 impl Default for Options {
     /// No limits, nothing kept or built anew, secrets hidden.
     fn default() -> Self {
-        Self { no_cache: false, keep_failed: false, timeout: None, redact: true }
+        Self { no_cache: false, keep_failed: false, timeout: None, log_cap: None, redact: true }
     }
 }
 

@@ -24,11 +24,13 @@ pub mod fault;
 pub mod finding;
 pub mod interpreter;
 pub mod log;
+pub mod order;
 pub mod progress;
 pub mod redact;
 pub mod step;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod units;
 
 mod index;
 

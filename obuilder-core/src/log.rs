@@ -31,6 +31,10 @@ struct Inner {
 #[derive(Default)]
 struct State {
     len: u64,
+    /// Most bytes of `len`, but for the note that there were more.
+    cap: Option<u64>,
+    /// Nothing more is kept.
+    full: bool,
     finished: bool,
     begun: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -64,7 +68,12 @@ impl BuildLog {
         self.append(&rest)
     }
 
-    /// Adds `bytes` at the end and wakes the readers.
+    /// Keeps at most `cap` bytes from now on, and a note that there were more.
+    pub fn limit(&self, cap: u64) {
+        self.lock().cap = Some(cap);
+    }
+
+    /// Adds `bytes` at the end, as far as there is room, and wakes the readers.
     pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let Some(filter) = &self.filter else { return self.append(bytes) };
         // Held while it is written, so that the order is kept.
@@ -73,12 +82,21 @@ impl BuildLog {
     }
 
     fn append(&self, bytes: &[u8]) -> io::Result<()> {
-        if bytes.is_empty() {
+        let mut state = self.lock();
+        if bytes.is_empty() || state.full {
             return Ok(());
         }
-        let mut state = self.lock();
-        self.inner.file.write_all_at(bytes, state.len)?;
-        state.len += bytes.len() as u64;
+        let cap = state.cap.unwrap_or(u64::MAX);
+        let room = usize::try_from(cap.saturating_sub(state.len)).unwrap_or(usize::MAX);
+        let kept = &bytes[..bytes.len().min(room)];
+        self.inner.file.write_all_at(kept, state.len)?;
+        state.len += kept.len() as u64;
+        if kept.len() < bytes.len() {
+            state.full = true;
+            let note = no_more(cap);
+            self.inner.file.write_all_at(note.as_bytes(), state.len)?;
+            state.len += note.len() as u64;
+        }
         let begun = state.begun.take();
         drop(state);
         self.inner.grown.notify_all();
@@ -155,6 +173,11 @@ impl BuildLog {
     }
 }
 
+/// What a log of at most `cap` bytes says when there were more.
+pub fn no_more(cap: u64) -> String {
+    format!("\n[the log has reached its limit of {cap} bytes; the rest is not kept]\n")
+}
+
 /// Reads a [`BuildLog`] from the start, waiting for what is still to come.
 pub struct LogReader {
     log: BuildLog,
@@ -228,6 +251,17 @@ mod tests {
         redacted.release().unwrap();
         log.finish();
         assert_eq!(drain(log.reader()), b"it is *** and hunter, hunt");
+    }
+
+    #[test]
+    fn a_full_log_says_so_and_keeps_no_more() {
+        let log = BuildLog::from_file(tempfile::tempfile().unwrap());
+        log.limit(4);
+        for bytes in ["12", "345", "678"] {
+            log.write(bytes.as_bytes()).unwrap();
+        }
+        log.finish();
+        assert_eq!(drain(log.reader()), format!("1234{}", no_more(4)).as_bytes());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use obuilder_core::cache::{
     CacheError, Client, GcLimits, ResultCache, StepFailure, StepRequest, Work,
 };
 use obuilder_core::interpreter::{BuildError, Options};
-use obuilder_core::progress::{Stage, StepEnd};
+use obuilder_core::progress::{Event, Observer, Stage, StepEnd};
 use obuilder_core::step::Outcome;
 use obuilder_core::testing::strict_sandbox::StrictSandbox;
 use obuilder_core::{Cancel, ResultId, Store};
@@ -108,6 +108,50 @@ fn a_client_that_gives_up_leaves_the_others_their_step() {
     });
     assert!(second.text().ends_with("begun\nended\nsaved\n"));
     world.store.assert_nothing_held();
+}
+
+/// Does not read on until it is told to, and has given up by then.
+struct Slow {
+    begun: Sender<()>,
+    ended: Mutex<Receiver<()>>,
+    cancel: Cancel,
+}
+
+impl Observer for Slow {
+    fn event(&self, _: &Stage, event: Event<'_>) {
+        if matches!(event, Event::Output { bytes: b"begun\n" }) {
+            self.begun.send(()).unwrap();
+            self.ended.lock().unwrap().recv().unwrap();
+            self.cancel.cancel();
+        }
+    }
+}
+
+#[test]
+fn whoever_gives_up_in_the_middle_of_the_log_is_cancelled_however_the_step_has_ended() {
+    for outcome in [Outcome::Exited(4), Outcome::Exited(0)] {
+        let (sandbox, gate, _) = gated();
+        let world = World::new(sandbox);
+        let ((begun, has_begun), (end, ended)) = (channel(), channel());
+        let slow = Slow { begun, ended: Mutex::new(ended), cancel: Cancel::new() };
+        let second = Transcript::default();
+        thread::scope(|scope| {
+            let (text, context, options) = (spec(TEXT), world.context(), Options::default());
+            let builder = &world.builder;
+            let slow = &slow;
+            let one =
+                scope.spawn(move || builder.build(&text, &context, &options, &slow.cancel, slow));
+            has_begun.recv().unwrap();
+            let two = scope.spawn(|| build(&world, &second, &Cancel::new()));
+            second.wait_for("begun");
+            gate.send(outcome).unwrap();
+            assert_eq!(two.join().unwrap().is_ok(), outcome == Outcome::Exited(0));
+            end.send(()).unwrap();
+            let one = one.join().unwrap();
+            assert!(matches!(one, Err(BuildError::Cancelled)), "{outcome:?}: {one:?}");
+        });
+        world.store.assert_nothing_held();
+    }
 }
 
 #[test]
@@ -382,6 +426,19 @@ fn collection_goes_by_last_use_and_says_why_it_keeps() {
     assert_eq!(world.cache.gc(&GcLimits::default(), false).unwrap().deleted, []);
     assert_eq!(world.cache.clean().unwrap().deleted.len(), 2);
     assert_eq!(world.cache.entries().unwrap(), []);
+}
+
+#[test]
+fn what_was_used_lately_can_be_spared() {
+    let world = World::echo();
+    let id = world.build("((from image) (run (shell one)))").0.unwrap();
+    let all = GcLimits { max_size: Some(0), ..GcLimits::default() };
+    let hour = Some(Duration::from_secs(3600));
+    let report = world.cache.gc(&GcLimits { spare: hour, ..all }, false).unwrap();
+    assert_eq!(report.deleted, []);
+    assert!(report.kept.iter().any(|(kept, why)| *kept == id && why.contains("which is lately")));
+    let none = Some(Duration::ZERO);
+    assert_eq!(world.cache.gc(&GcLimits { spare: none, ..all }, false).unwrap().deleted.len(), 2);
 }
 
 #[test]

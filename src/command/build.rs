@@ -144,6 +144,7 @@ fn build(args: &Args, settings: &Settings, view: &Arc<dyn View>) -> Result<Resul
         keep_failed: settings.keep_failed(),
         timeout: settings.timeout(),
         redact: !args.no_redact,
+        log_cap: None,
     };
     let teller = view.clone();
     let cancel = signals::cancel_on_signals(move |text| teller.note(text))?;

@@ -43,6 +43,7 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
         max_size: settings.size(Key::MaxSize),
         min_free: settings.size(Key::MinFree),
         older_than: settings.older_than(),
+        spare: None,
     };
     if limits == GcLimits::default() {
         return Err(CommandError::usage("no limit is set, so there is nothing to do").hint(

@@ -3,6 +3,7 @@
 pub(crate) mod base_image;
 pub(crate) mod build;
 pub(crate) mod clean;
+pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod delete;
 pub(crate) mod dockerfile;
@@ -22,5 +23,6 @@ pub(crate) mod serve_trees;
 pub(crate) mod setup;
 pub(crate) mod shell;
 mod spec_file;
+pub(crate) mod submit;
 mod table;
 mod verbosity;

@@ -71,7 +71,7 @@ impl<W: Write + Send> Json<W> {
         let line = Line { body, stage, at };
         if let Ok(mut text) = serde_json::to_vec(&line) {
             text.push(b'\n');
-            state.out.write(&text);
+            state.out.put(&text);
         }
     }
 

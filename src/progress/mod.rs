@@ -1,7 +1,6 @@
 //! How a build shows what it does: one view for each style, all driven by the build's events.
 
 mod json;
-mod order;
 mod plain;
 mod quiet;
 mod tail;

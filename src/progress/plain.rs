@@ -4,15 +4,15 @@ use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use obuilder_core::ResultId;
+use obuilder_core::order::Order;
 use obuilder_core::progress::{Event, Observer, Stage, StepEnd};
 
-use super::order::Order;
 use super::{RESTARTED, View, title};
 use crate::error::CommandError;
 use crate::output::{self, Sink};
 
 /// Writes what OBuilder would print, to the byte, though builds may run at once; warnings go to standard error.
-pub(crate) struct Plain<W>(Mutex<Order<W>>);
+pub(crate) struct Plain<W>(Mutex<Order<Sink<W>>>);
 
 impl<W: Write + Send> Plain<W> {
     /// A view that writes to `out`.
@@ -20,7 +20,7 @@ impl<W: Write + Send> Plain<W> {
         Self(Mutex::new(Order::new(Sink::new(out))))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Order<W>> {
+    fn lock(&self) -> MutexGuard<'_, Order<Sink<W>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -70,7 +70,7 @@ impl<W: Write + Send> View for Plain<W> {
         let mut order = self.lock();
         let out = order.finish();
         if let Ok(id) = result {
-            out.write(format!("Got: \"{id}\"\n").as_bytes());
+            out.put(format!("Got: \"{id}\"\n").as_bytes());
         }
         out.finish()
     }

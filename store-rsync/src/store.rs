@@ -54,6 +54,11 @@ impl RsyncStore {
         Self::open_with(root, mode, WarmTrees::default())
     }
 
+    /// How many trees are kept warm for the next step now, those that a step has taken included; none where they cannot be counted.
+    pub fn warm_trees(&self) -> u64 {
+        warm::dirs(&self.inner, None).map_or(0, |dirs| dirs.len() as u64)
+    }
+
     /// As [`RsyncStore::open`], keeping trees warm as `warm` says.
     pub fn open_with(root: &Path, mode: Mode, warm: WarmTrees) -> Result<Self, StoreError> {
         let layout = Layout::open(root)?;

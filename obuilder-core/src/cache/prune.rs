@@ -18,6 +18,8 @@ pub struct GcLimits {
     pub min_free: Option<u64>,
     /// Delete what no build has used for this long.
     pub older_than: Option<Duration>,
+    /// Keep results that a build has used within this time, and all caches, whatever else is wanted.
+    pub spare: Option<Duration>,
 }
 
 /// What went, what stayed, and why.
@@ -52,11 +54,11 @@ impl ResultCache {
             report.warm = if dry_run { warm } else { self.store().drop_warm(false)? };
             room.freed(report.warm);
         }
-        let expired = limits
-            .older_than
-            .map(|age| self.index.older_than(age))
-            .transpose()?
-            .unwrap_or_default();
+        let older_than =
+            |age: Option<Duration>| age.map(|age| self.index.older_than(age)).transpose();
+        let expired = older_than(limits.older_than)?.unwrap_or_default();
+        let unused = older_than(limits.spare)?;
+        let spared = |id: &ResultId| unused.as_ref().is_some_and(|unused| !unused.contains(id));
         let doomed = |room: &Room, id: &ResultId| room.wanted() || expired.contains(id);
         for id in self.failed_ids()? {
             if doomed(&room, &id) {
@@ -65,7 +67,7 @@ impl ResultCache {
             }
         }
         let mut plan = Plan::new(self.entries()?);
-        while let Some(id) = plan.longest_unused(|id| doomed(&room, id)) {
+        while let Some(id) = plan.longest_unused(|id| doomed(&room, id) && !spared(id)) {
             let size = sizes.get(&id).copied().unwrap_or(0);
             let gone = self.delete_into(&mut report, &mut room, &id, size, dry_run)?;
             plan.done(&id, gone);
@@ -73,6 +75,7 @@ impl ResultCache {
         report.kept.extend(plan.kept(limits));
         // From the end of the list, where the largest are: they make the most room.
         caches.sort_by_key(|(_, size)| *size);
+        caches.retain(|_| limits.spare.is_none());
         while let Some((name, size)) = caches.pop().filter(|_| room.wanted()) {
             if !dry_run {
                 self.store().delete_cache(name.as_ref())?;
@@ -277,6 +280,8 @@ impl Plan {
                 format!("{} stands on it", child.id.short())
             } else if *limits == GcLimits::default() {
                 "no limit was given".to_owned()
+            } else if limits.spare.is_some() {
+                format!("last used {}, which is lately, or the limits are met", entry.used)
             } else {
                 format!("last used {}, and the limits are met", entry.used)
             }

@@ -401,7 +401,7 @@ fn follow(
     number: u64,
     client: &Client<'_>,
 ) -> Result<(Arc<Snapshot>, StepEnd), Arc<StepFailure>> {
-    let mut seen = Seen::default();
+    let (mut seen, mut cut_off) = (Seen::default(), false);
     loop {
         match running.news(&mut seen, client.cancel) {
             News::Waiting(reason) => client.tell(Event::Waiting { reason: &reason }),
@@ -409,12 +409,18 @@ fn follow(
                 if again {
                     client.tell(Event::StepRestarted);
                 }
-                if let Err(error) = pass_on(&log, client) {
-                    tracing::warn!("failed to follow the log of a step: {error}");
+                match pass_on(&log, client) {
+                    Ok(whole) => cut_off = !whole,
+                    Err(error) => tracing::warn!("failed to follow the log of a step: {error}"),
                 }
             }
             News::Ended => {
-                let (snapshot, source) = running.take_ending(number)?;
+                let ending = running.take_ending(number);
+                if cut_off {
+                    // It has given up before it heard all; to be told of an end that it has not seen coming would confuse.
+                    return Err(Arc::new(StepFailure::Cancelled));
+                }
+                let (snapshot, source) = ending?;
                 if source == Source::Built {
                     return Ok((snapshot, StepEnd::Saved));
                 }
@@ -436,12 +442,13 @@ fn follow(
     }
 }
 
-fn pass_on(log: &BuildLog, client: &Client<'_>) -> io::Result<()> {
+/// Gives the client the log while it is written; says whether it had all of it, or gave up before.
+fn pass_on(log: &BuildLog, client: &Client<'_>) -> io::Result<bool> {
     let mut reader = log.reader();
     let mut buffer = vec![0; CHUNK];
     loop {
         match reader.read(&mut buffer, client.cancel)? {
-            0 => return Ok(()),
+            0 => return Ok(!client.cancel.is_cancelled()),
             read => client.tell(Event::Output { bytes: &buffer[..read] }),
         }
     }

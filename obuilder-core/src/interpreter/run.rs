@@ -87,7 +87,7 @@ impl Build<'_> {
             (self.builder.cache.clone(), self.builder.sandbox.clone(), base.clone());
         let values = step.secrets.iter().map(|secret| secret.value.as_slice());
         let redactor = self.options.redact.then(|| Redactor::new(values)).flatten();
-        let hidden = redactor.clone();
+        let (hidden, log_cap) = (redactor.clone(), self.options.log_cap);
         let request = StepRequest {
             id,
             fresh: false,
@@ -97,6 +97,7 @@ impl Build<'_> {
             surroundings: state.surroundings(&run.network),
             work: Box::new(move |workspace| {
                 let _pin = pin;
+                log_cap.inspect(|cap| workspace.log.limit(*cap));
                 perform(step, cache.store(), &*sandbox, workspace, hidden.as_ref()).map(|()| None)
             }),
         };

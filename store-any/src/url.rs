@@ -2,18 +2,15 @@
 
 use std::path::PathBuf;
 
-use store_rsync::Mode;
 use store_zfs::Place;
-
-use crate::nearest::nearest;
 
 /// A store as the user names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct StoreUrl {
+pub struct StoreUrl {
     /// Its directory.
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
     /// The pool that is mounted there, for a ZFS store.
-    pub(crate) pool: Option<Place>,
+    pub pool: Option<Place>,
 }
 
 struct Kind {
@@ -31,8 +28,8 @@ const KINDS: [Kind; 5] = [
 ];
 
 impl StoreUrl {
-    /// Reads `KIND:PATH`.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    /// Reads `KIND:PATH`; the error says what is wrong, and what could be written instead.
+    pub fn parse(text: &str) -> Result<Self, String> {
         if text.starts_with('/') {
             return Err(format!("`{text}` lacks the kind of store; did you mean `rsync:{text}`?"));
         }
@@ -41,8 +38,11 @@ impl StoreUrl {
             return Err(format!("`{text}` is not a store such as `rsync:/path`; {can}"));
         };
         let Some(kind) = KINDS.iter().find(|kind| kind.name == name) else {
-            let near = nearest(name, KINDS.iter().map(|kind| kind.name));
-            let near = near.map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
+            let like = |kind: &Kind| strsim::jaro_winkler(name, kind.name);
+            let near = KINDS.iter().max_by(|a, b| like(a).total_cmp(&like(b)));
+            let near = near.filter(|kind| like(kind) > 0.75);
+            let near =
+                near.map(|kind| format!(", did you mean `{}`?", kind.name)).unwrap_or_default();
             return Err(format!("there is no kind of store `{name}`{near}; {can}"));
         };
         if !kind.served {
@@ -72,11 +72,6 @@ fn zfs(text: &str) -> Option<StoreUrl> {
     let plain = named && pool.split('/').all(|part| !matches!(part, "" | "." | ".."));
     plain
         .then(|| StoreUrl { path: root.clone(), pool: Some(Place { pool: pool.to_owned(), root }) })
-}
-
-/// Reads an rsync mode.
-pub(crate) fn parse_mode(text: &str) -> Result<Mode, String> {
-    text.parse().map_err(|error: store_rsync::UnknownMode| error.to_string())
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! Where `(from NAME)` leads: `scratch`, an image in the store's pool, a directory of images, a layout or archive, a
-//! registry, in this order.
+//! All fetchers as one.
 
 use std::path::Path;
 
@@ -11,14 +10,17 @@ use obuilder_core::error::FetchError;
 use obuilder_core::{BuildLog, Cancel, Fetcher};
 use store_zfs::ZfsFetcher;
 
-/// All fetchers as one.
-pub(crate) struct Images {
-    /// Those in the store's pool, if it can have any.
-    pub(crate) pool: Option<ZfsFetcher>,
-    pub(crate) dirs: DirFetcher,
-    pub(crate) oci: OciFetcher,
+/// Brings an image by the fetcher that its name is for. Who has written a name without a registry may have meant a directory, so
+/// when it is found nowhere the error tells of both.
+pub struct Images {
+    /// For those in the store's pool, if it can have any.
+    pub pool: Option<ZfsFetcher>,
+    /// For `scratch` and directories of images.
+    pub dirs: DirFetcher,
+    /// For layouts, archives and registries.
+    pub oci: OciFetcher,
     /// Brings what is in registries instead of `oci`.
-    pub(crate) docker: Option<DockerFetcher>,
+    pub docker: Option<DockerFetcher>,
 }
 
 impl Images {
@@ -142,5 +144,57 @@ impl Fetcher for Images {
         // A name without a slash may be the pool's, which is not asked for this.
         let others = self.pool.is_none() || base.contains(&b'/');
         others.then(|| self.of(base).origin(base)).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use fetch_dir::ImageDir;
+    use fetch_oci::{Pull, Settings};
+
+    use super::*;
+
+    fn images(dir: &Path, docker: bool) -> Images {
+        let asked = Settings { pull: Pull::Never, ..Settings::new(dir.join("layers")) };
+        let docker = docker.then(|| DockerFetcher {
+            program: "docker".into(),
+            pull: Pull::Never,
+            platform: None,
+            unpack: fetch_oci::Options::default(),
+        });
+        let images = ImageDir { path: dir.join("images"), declared_only: false };
+        let (dirs, oci) = (DirFetcher::new(vec![images]), OciFetcher::new(asked));
+        Images { pool: None, dirs, oci, docker }
+    }
+
+    #[test]
+    fn a_name_leads_to_one_fetcher() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("images/busybox")).unwrap();
+        let check = |name: &str, docker: bool, expected: &str| {
+            let origin = images(dir.path(), docker).origin(name.into()).unwrap_or_default();
+            assert!(origin.starts_with(expected), "{name}: {origin}");
+        };
+        for docker in [false, true] {
+            check("scratch", docker, "the empty tree");
+            check("busybox", docker, "the directory `");
+            check("oci:/there", docker, "the OCI layout `/there`");
+            check("docker-archive:/there.tar", docker, "the archive `/there.tar`");
+        }
+        check("debian", false, "the registry image ");
+        check("debian", true, "the image `debian` of docker");
+        check("No Reference!", false, "");
+    }
+
+    #[test]
+    fn what_is_nowhere_is_said_to_be_in_no_directory_either() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("images/busybox")).unwrap();
+        let error = images(dir.path(), false).fingerprint("busybax".into(), None).unwrap_err();
+        let FetchError::Unknown { known, hint, .. } = error else { panic!("{error}") };
+        assert_eq!(known, ["busybox", "scratch"]);
+        assert!(hint.contains("busybox") && hint.contains("--pull"), "{hint}");
     }
 }

@@ -18,7 +18,7 @@ const TIMES: [(&str, u64); 5] =
     [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400), ("w", 7 * 86_400)];
 
 /// Reads a size in bytes: `4096`, `500MB` (powers of 1000), `20GiB` or `20G` (powers of 1024), `1.5T`.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+pub fn parse_size(text: &str) -> Result<u64, String> {
     let bad = || format!("`{text}` is not a size such as `500MB`, `20GiB` or `1.5T`");
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
@@ -38,7 +38,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// Writes a size for people: `812 B`, `3.4 MiB`.
-pub(crate) fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
@@ -52,7 +52,7 @@ pub(crate) fn size(bytes: u64) -> String {
 }
 
 /// Reads a time: `90s`, `15m`, `2h`, `7d`, `2w`, or several such after each other: `1h30m`.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{text}` is not a time such as `90s`, `15m`, `1h30m` or `7d`");
     let (mut rest, mut total) = (text, 0_u64);
     while !rest.is_empty() {
@@ -70,7 +70,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Writes a time for people, in at most six columns up to a hundred hours: `0.02s`, `12.3s`, `4m07s`, `2h03m`.
-pub(crate) fn duration(time: Duration) -> String {
+pub fn duration(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     match time.as_secs() {
         _ if seconds < 9.995 => format!("{seconds:.2}s"),
