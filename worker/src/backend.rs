@@ -70,8 +70,17 @@ fn sandbox(settings: &Settings, store: &Path) -> Result<BuildUserSandbox, Stop> 
     let hidden = [store, &settings.state_dir, &settings.cap].map(Path::to_owned).to_vec();
     let users = Account::several(prefix, first, slots as usize);
     let limits = options.steps.limits()?;
-    let config = Config { users, hidden, isolation, limits, fuse, ..Config::new(home) };
+    let prefixes = prefixes(&options.prefixes);
+    let config = Config { users, prefixes, hidden, isolation, limits, fuse, ..Config::new(home) };
     BuildUserSandbox::new(config).map_err(|error| Stop::system(chain(&error)))
+}
+
+/// Where steps see the home's `local`: the `given` directories, or where Homebrew lives.
+fn prefixes(given: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
+    let apple_silicon = cfg!(all(target_os = "macos", target_arch = "aarch64"));
+    let homebrew = [PathBuf::from(if apple_silicon { "/opt/homebrew" } else { "/usr/local" })];
+    let shown = if given.is_empty() { &homebrew } else { given };
+    shown.iter().map(|prefix| (prefix.clone(), "local".into())).collect()
 }
 
 fn served_by_ourselves(mount: PathBuf) -> Result<Fuse, Stop> {

@@ -98,6 +98,9 @@ pub(crate) struct Options {
     /// Where every build sees its home, on the store's volume
     #[arg(long, value_name = "DIR", help_heading = "OBuilder")]
     pub(crate) home: Option<PathBuf>,
+    /// Show the home's `local` to steps at this directory, which must be there; may be given several times [default: Homebrew's]
+    #[arg(long, value_name = "DIR", help_heading = "OBuilder")]
+    pub(crate) prefixes: Vec<PathBuf>,
     /// Number of the first build user [default: 705]
     #[arg(long, value_name = "N", help_heading = "OBuilder")]
     pub(crate) uid: Option<u32>,

@@ -557,6 +557,28 @@ fn hostile_jobs_do_not_harm_the_worker() {
 }
 
 #[test]
+fn steps_see_the_homes_local_where_homebrew_lives() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIP: what steps see at /usr/local: only root shows it to them");
+        return;
+    }
+    let scheduler = scheduler();
+    let place = Place::new(&scheduler, 1);
+    let _worker = place.start(&[]);
+    run(async {
+        let client = Client::new(&scheduler, "p").await;
+        let (brew, see) =
+            ("mkdir -p ~/local/bin; echo brewed > ~/local/bin/it", "cat /usr/local/bin/it");
+        let run = |shell: &str| format!("(run (shell \"{shell}\"))");
+        let spec = format!("((from scratch) (shell /bin/sh -c) {} {})", run(brew), run(see));
+        let job = client.submit(&spec);
+        let log = whole_log(&job).await;
+        assert!(log.contains("\nbrewed\n") && log.ends_with("Job succeeded\n"), "{log}");
+    });
+    scheduler.check();
+}
+
+#[test]
 fn steps_have_limits() {
     let scheduler = scheduler();
     let place = Place::new(&scheduler, 1);
