@@ -12,8 +12,8 @@ use super::place::Place;
 use super::table::{Form, Key, SETTINGS, Setting, isolation, switch};
 use crate::error::CommandError;
 use crate::progress::Style;
-use store_any::StoreUrl;
 use crate::units;
+use store_any::StoreUrl;
 
 /// Where a value comes from, the strongest first.
 #[derive(Debug, Clone, PartialEq, Eq)]

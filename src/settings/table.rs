@@ -7,9 +7,9 @@ use sandbox_macos::Isolation;
 use super::place::Place;
 use super::resolve::Settings;
 use crate::progress::Style;
+use crate::units;
 use store_any::StoreUrl;
 use store_rsync::Mode;
-use crate::units;
 
 /// Names a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,9 +9,12 @@ use fetch_dir::{DirFetcher, ImageDir};
 use obuild_worker::metrics::{Metrics, set};
 use obuild_worker::text::chain;
 use obuilder_core::cache::ResultCache;
+use obuilder_core::contracts::{Carry, Store};
 use obuilder_core::interpreter::Builder;
 use sandbox_macos::{Account, BuildUserSandbox, Config, Fuse, Isolation};
+use store_any::StoreUrl;
 use store_rsync::{Mode, RsyncStore, WarmTrees};
+use store_zfs::{ZfsFetcher, ZfsStore};
 
 use crate::Stop;
 use crate::settings::Settings;
@@ -19,36 +22,49 @@ use crate::settings::Settings;
 /// Everything that builds of specs need; `None` without a store.
 pub(crate) fn builder(settings: &Settings, metrics: &Metrics) -> Result<Option<Builder>, Stop> {
     let Some(url) = &settings.options.obuilder_store else { return Ok(None) };
-    let path = url.strip_prefix("rsync:").map(PathBuf::from).filter(|path| path.is_absolute());
-    let path = path.ok_or_else(|| {
-        Stop::usage(format!(
-            "`{url}` is not a store that this version can use; write `rsync:/path`"
-        ))
-    })?;
-    let mode = settings.options.rsync_mode.as_deref().unwrap_or("auto");
-    let mode: Mode = mode.parse().map_err(|error| Stop::usage(format!("--rsync-mode: {error}")))?;
-    let options = &settings.options;
-    let slots = options.slots.unwrap_or(1);
-    // One for each step that may run, and one more for two jobs in turns.
-    let warm = WarmTrees { most: slots as usize + 1, ..WarmTrees::default() };
-    let store = RsyncStore::open_with(&path, mode, warm);
-    let store = store.map_err(|error| Stop::system(chain(&error)))?;
-    let store = Arc::new(store.fast_sync(options.steps.fast_sync));
-    let counted = store.clone();
-    metrics.count_warm_trees(move || counted.warm_trees());
-    set(&metrics.slots, u64::from(slots));
+    let url =
+        StoreUrl::parse(url).map_err(|error| Stop::usage(format!("--obuilder-store: {error}")))?;
+    let path = url.path.clone();
+    let (store, pool) = store(settings, url, metrics)?;
+    set(&metrics.slots, u64::from(settings.options.slots.unwrap_or(1)));
     let (cache, opened) = ResultCache::open(store).map_err(|error| Stop::system(chain(&error)))?;
     opened.notes.iter().for_each(|text| tracing::info!("{text}"));
-    let sandbox = sandbox(settings, &path)?;
+    let sandbox = sandbox(settings, &path, cache.store().carry())?;
     sandbox.recover().map_err(|error| Stop::system(chain(&error)))?;
     let dirs = DirFetcher::new(images(settings, &path));
+    let options = &settings.options;
     let (oci, docker) = (options.steps.oci(&settings.state_dir)?, options.steps.docker()?);
-    let fetcher = Arc::new(Images { dirs, oci, docker });
+    let fetcher = Arc::new(Images { pool, dirs, oci, docker });
     Ok(Some(Builder { cache, sandbox: Arc::new(sandbox), fetcher }))
 }
 
+/// The store, and the base images that lie in it, if it can have any.
+fn store(
+    settings: &Settings,
+    url: StoreUrl,
+    metrics: &Metrics,
+) -> Result<(Arc<dyn Store>, Option<ZfsFetcher>), Stop> {
+    let failed = |error| Stop::system(chain(&error));
+    if let Some(place) = url.pool {
+        let store = ZfsStore::open(place, &store_zfs::Options::default()).map_err(failed)?;
+        let images = ZfsFetcher::new(&store);
+        return Ok((Arc::new(store), Some(images)));
+    }
+    let options = &settings.options;
+    let mode = options.rsync_mode.as_deref().unwrap_or("auto");
+    let mode: Mode = mode.parse().map_err(|error| Stop::usage(format!("--rsync-mode: {error}")))?;
+    // One for each step that may run, and one more for two jobs in turns.
+    let most = options.slots.unwrap_or(1) as usize + 1;
+    let warm = WarmTrees { most, ..WarmTrees::default() };
+    let store = RsyncStore::open_with(&url.path, mode, warm).map_err(failed)?;
+    let store = Arc::new(store.fast_sync(options.steps.fast_sync));
+    let counted = store.clone();
+    metrics.count_warm_trees(move || counted.warm_trees());
+    Ok((store, None))
+}
+
 /// The sandbox, in which steps see neither the store nor what is this worker's own.
-fn sandbox(settings: &Settings, store: &Path) -> Result<BuildUserSandbox, Stop> {
+fn sandbox(settings: &Settings, store: &Path, carry: Carry) -> Result<BuildUserSandbox, Stop> {
     let options = &settings.options;
     let prefix = options.user_prefix.as_deref().unwrap_or("mac");
     let (first, slots) = (options.uid.unwrap_or(705), options.slots.unwrap_or(1));
@@ -71,7 +87,8 @@ fn sandbox(settings: &Settings, store: &Path) -> Result<BuildUserSandbox, Stop> 
     let users = Account::several(prefix, first, slots as usize);
     let limits = options.steps.limits()?;
     let prefixes = prefixes(&options.prefixes);
-    let config = Config { users, prefixes, hidden, isolation, limits, fuse, ..Config::new(home) };
+    let config =
+        Config { users, prefixes, hidden, isolation, limits, fuse, carry, ..Config::new(home) };
     BuildUserSandbox::new(config).map_err(|error| Stop::system(chain(&error)))
 }
 
