@@ -1,6 +1,6 @@
 //! Base images that lie in the pool.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bstr::{BStr, BString, ByteSlice};
@@ -15,8 +15,9 @@ use crate::mount::{CHILDREN, is_place};
 use crate::store::{Inner, ZfsStore};
 use crate::tree::remove;
 
-/// Base images from `POOL/base-image/NAME@snap`. What it has below it as `home` is the image's tree, and `brew` the tree's `local`;
-/// without a `home`, `rootfs` in it or else all of it is the tree.
+/// Base images from `POOL/base-image/NAME@snap`. What it has below it as `home` is the image's tree, and `brew` the tree's `local`:
+/// a tree that is made in the image's pool is of clones of them. Without a `home`, `rootfs` in it or else all of it is the tree, which
+/// is copied.
 pub struct ZfsFetcher {
     store: Arc<Inner>,
 }
@@ -92,7 +93,18 @@ impl Copying<'_> {
         broken("copy", self.base, error)
     }
 
-    /// Copies the image at `path` below the pool into the empty directory `rootfs`.
+    /// Brings the image at `path` below the pool into the empty directory `rootfs`.
+    fn bring(&self, path: &str, rootfs: &Path) -> Result<(), FetchError> {
+        if self.cancel.is_cancelled() {
+            return Err(FetchError::Cancelled(self.base.to_owned()));
+        }
+        match self.store.adopt(path, rootfs).map_err(|error| broken("clone", self.base, error))? {
+            true => self.remove_devices(rootfs),
+            false => self.copy(path, rootfs),
+        }
+    }
+
+    /// Copies it.
     fn copy(&self, path: &str, rootfs: &Path) -> Result<(), FetchError> {
         let pool = &self.store.pool;
         let [home, brew] = CHILDREN.map(|(child, _)| format!("{path}/{child}"));
@@ -135,13 +147,24 @@ impl Copying<'_> {
             tree_copy::Error::Cancelled => FetchError::Cancelled(self.base.to_owned()),
             error => self.broken(tree_failed(error)),
         })?;
-        let devices = remove_devices(to)
-            .map_err(|e| self.broken(failed("look for devices in", to, e.into())))?;
         let skipped = copied.skipped.iter().filter_map(|path| path.strip_prefix(from).ok());
-        let skipped = skipped.map(|path| format!("`{}`: it cannot be copied", path.display()));
-        let devices = devices.iter().map(|path| format!("`{}`: it is a device", path.display()));
-        skipped.chain(devices).try_for_each(|what| {
-            let line = format!("Left out {what}\n");
+        self.left_out(skipped, "it cannot be copied")?;
+        self.remove_devices(to)
+    }
+
+    fn remove_devices(&self, tree: &Path) -> Result<(), FetchError> {
+        let devices = remove_devices(tree)
+            .map_err(|e| self.broken(failed("look for devices in", tree, e.into())))?;
+        self.left_out(devices.iter().map(PathBuf::as_path), "it is a device")
+    }
+
+    fn left_out<'a>(
+        &self,
+        mut paths: impl Iterator<Item = &'a Path>,
+        why: &str,
+    ) -> Result<(), FetchError> {
+        paths.try_for_each(|path| {
+            let line = format!("Left out `{}`: {why}\n", path.display());
             self.log.write(line.as_bytes()).map_err(|error| {
                 self.broken(StoreError::Failed {
                     action: "write the log".to_owned(),
@@ -179,7 +202,7 @@ impl Fetcher for ZfsFetcher {
     ) -> Result<Image, FetchError> {
         let fingerprint = self.print(base)?;
         let path = self.path(base).ok_or_else(|| self.unknown(base))?;
-        Copying { store: &self.store, base, log, cancel }.copy(&path, rootfs)?;
+        Copying { store: &self.store, base, log, cancel }.bring(&path, rootfs)?;
         Ok(Image { env: Vec::new(), fingerprint })
     }
 }

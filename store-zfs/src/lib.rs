@@ -10,10 +10,12 @@ mod lock;
 mod mount;
 mod tree;
 
+mod known;
 mod layout;
 mod pin;
 mod trash;
 
+mod adopt;
 mod cache;
 mod check;
 mod exchange;

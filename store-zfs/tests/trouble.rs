@@ -246,50 +246,6 @@ fn homes_and_prefixes(pool: &TestPool, open: fn(&Path) -> ZfsStore) {
     eventually_empty(pool);
 }
 
-/// A result as OBuilder leaves it on a Mac: its children would be mounted by themselves, if they had a mount point.
-fn make_as_obuilder(pool: &TestPool, result: &str) {
-    pool.zfs(&format!("create -o canmount=noauto POOL/{result}"));
-    pool.zfs(&format!("mount POOL/{result}"));
-    fs::create_dir_all(pool.as_ref().join(result).join("rootfs")).unwrap();
-    pool.zfs(&format!("unmount POOL/{result}"));
-    let dir = pool.as_ref().join("users");
-    for child in ["home", "brew"] {
-        pool.zfs(&format!("create -o mountpoint=none POOL/{result}/{child}"));
-        pool.zfs(&format!("set mountpoint={} POOL/{result}/{child}", dir.display()));
-        fs::write(dir.join("file"), child).unwrap();
-        if child == "home" {
-            fs::create_dir(dir.join("local")).unwrap();
-        }
-        pool.zfs(&format!("set mountpoint=none POOL/{result}/{child}"));
-    }
-    pool.zfs(&format!("snapshot -r POOL/{result}@snap"));
-}
-
-fn results_of_obuilder_on_a_mac_are_read_and_left_as_they_were(pool: &TestPool) {
-    let store = common::open_by_command(pool.as_ref());
-    let path = format!("result/{}", id("mac"));
-    make_as_obuilder(pool, &path);
-    let of = |child: &str| {
-        let listed =
-            pool.zfs(&format!("list -Hp -o mounted,mountpoint,canmount POOL/{path}/{child}"));
-        listed.trim().to_owned()
-    };
-    for _ in 0..2 {
-        let result = store.result(&id("mac")).unwrap().unwrap();
-        let read = |name: &str| fs::read_to_string(result.rootfs().join(name)).unwrap();
-        assert_eq!((read("file"), read("local/file")), ("home".to_owned(), "brew".to_owned()));
-        drop(result);
-        // Neither a boot nor a new mount point mounts it.
-        assert_eq!(of("home"), "no\tnone\tnoauto");
-        assert_eq!(of("brew"), "no\tnone\tnoauto");
-    }
-    let pending = store.begin(&id("next"), Base::Result(&id("mac"))).unwrap();
-    assert_eq!(fs::read_to_string(pending.dir().join("rootfs/local/file")).unwrap(), "brew");
-    pending.commit().unwrap();
-    assert!(store.delete(&id("next")).unwrap());
-    eventually_empty(pool);
-}
-
 fn names_of_others_are_left_alone(pool: &TestPool) {
     let store = open(pool.as_ref());
     let lease = store.cache(BStr::new("squid")).unwrap();
@@ -468,7 +424,6 @@ on_both!(
     what_obuilder_left_is_used
     homes_and_prefixes_of_a_mac_are_cloned_along
     homes_and_prefixes_are_carried_by_command
-    results_of_obuilder_on_a_mac_are_read_and_left_as_they_were
     what_waits_for_its_clones_is_not_tried_at_each_start
     images_are_copied_whole_and_without_devices
 );
