@@ -28,6 +28,10 @@ impl ZfsFetcher {
         Self { store: store.inner().clone() }
     }
 
+    pub(crate) fn store(&self) -> &Arc<Inner> {
+        &self.store
+    }
+
     /// Names of all images.
     pub fn names(&self) -> Result<Vec<String>, StoreError> {
         let group = self.store.pool.dataset("base-image");
@@ -41,7 +45,7 @@ impl ZfsFetcher {
     }
 
     /// Whether `base` can be the name of an image at all, as a path below the pool.
-    fn path(&self, base: &BStr) -> Option<String> {
+    pub(crate) fn path(&self, base: &BStr) -> Option<String> {
         let name = base.to_str().ok()?;
         let fits = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
         let plain = !name.is_empty() && name.chars().all(fits) && !name.starts_with(['-', '.']);
@@ -175,12 +179,12 @@ impl Copying<'_> {
     }
 }
 
-fn tree_failed(error: tree_copy::Error) -> StoreError {
+pub(crate) fn tree_failed(error: tree_copy::Error) -> StoreError {
     let (action, source) = error.into_parts();
     StoreError::io(action, source)
 }
 
-fn broken(action: &str, base: &BStr, error: StoreError) -> FetchError {
+pub(crate) fn broken(action: &str, base: &BStr, error: StoreError) -> FetchError {
     FetchError::Failed { action: format!("{action} the base image `{base}`"), source: error.into() }
 }
 

@@ -68,7 +68,7 @@ impl Kind {
 /// ```text
 /// POOL/state              the index; obuild-format holds the number of this layout; obuild-zfs/ the locks:
 ///                           alive/PID-RANDOM  held while a store is open, by which sweepers tell what a killed process left
-///                           pins/KIND-ID      locked shared while pinned, exclusively while deleted; mounts, caches
+///                           pins/KIND-ID      locked shared while pinned, exclusively while deleted; mounts, caches, images
 ///                           changes           what a result was last taken from its place by
 ///                           kept/ID           there if there may be a kept tree
 ///                           made/ID-UNIQUE    the log of a result being made, whose tree is mounted in there as rootfs; on a Mac alone
@@ -79,7 +79,7 @@ impl Kind {
 /// POOL/cache/c-NAME@snap  newest versions of caches
 /// POOL/cache-tmp/UNIQUE   leased copies
 /// POOL/trash/UNIQUE       deleted; there until nothing is a clone of it any more
-/// POOL/base-image/NAME@snap base images, which others put there
+/// POOL/base-image/NAME@snap base images, which others put there or [`crate::ZfsFetcher::put`]
 /// ```
 ///
 /// UNIQUE is PID-RANDOM-N. OBuilder's own but for `result-tmp`, `failed` and `trash`, which it leaves alone. Nothing in the groups
@@ -188,6 +188,14 @@ impl Pool {
             }
             None => Ok(()),
         }
+    }
+
+    /// Makes a group that is not of the store's own, unless it is there.
+    pub(crate) fn make_group(&self, group: &str) -> Result<(), StoreError> {
+        let dataset = self.dataset(group);
+        let rows = self.zfs.table(&["-o", "name,mounted"], &[&dataset])?;
+        // Its members are mounted without it.
+        if rows.is_empty() { self.make_mounted(&dataset, None) } else { Ok(()) }
     }
 
     fn make_mounted(&self, dataset: &str, found: Option<&Vec<String>>) -> Result<(), StoreError> {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bstr::{BStr, BString};
 use obuilder_core::ResultId;
 use obuilder_core::contracts::{
-    Base, CacheLease, Carry, Pending, Reconciled, Snapshot, Store, Usage,
+    Base, CacheLease, Carry, Held, Pending, Reconciled, Snapshot, Store, Usage,
 };
 use obuilder_core::error::StoreError;
 use obuilder_core::finding::Finding;
@@ -25,7 +25,7 @@ use crate::pending::ZfsPending;
 use crate::pin::Pin;
 use crate::trash::Trash;
 use crate::tree::Children;
-use crate::{check, platform, sweep};
+use crate::{check, held, platform, sweep};
 
 /// How long sizes are good that came with a list of results.
 const SIZES_LAST: Duration = Duration::from_secs(10);
@@ -315,6 +315,10 @@ impl Store for ZfsStore {
         let datasets = [Kind::Result, Kind::Failed].map(|kind| pool.dataset(&Pool::of(kind, id)));
         let rows = pool.zfs.table(&["-o", "used"], &[&datasets[0], &datasets[1]])?;
         Ok(rows.iter().filter_map(|row| row[0].parse::<u64>().ok()).sum())
+    }
+
+    fn held(&self) -> Result<Held, StoreError> {
+        held::held(&self.inner.pool)
     }
 
     fn usage(&self) -> Result<Usage, StoreError> {

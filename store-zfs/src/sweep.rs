@@ -160,7 +160,10 @@ fn sweep_dead(store: &Inner, rows: &[Vec<String>], dead: Vec<String>, swept: &mu
 }
 
 /// What is a clone of what: the path below the pool of the group's member that holds the snapshot, and of the one that is the clone.
-fn clones(pool: &Pool, rows: &[Vec<String>]) -> Vec<(String, String)> {
+pub(crate) type Clones = Vec<(String, String)>;
+
+/// Of `rows` with a name and an origin.
+pub(crate) fn clones(pool: &Pool, rows: &[Vec<String>]) -> Clones {
     let member = |dataset: &str| {
         let path = dataset.strip_prefix(pool.name())?.strip_prefix('/')?;
         Some(path.split('/').take(2).collect::<Vec<_>>().join("/"))
@@ -173,7 +176,7 @@ fn clones(pool: &Pool, rows: &[Vec<String>]) -> Vec<(String, String)> {
 }
 
 /// Those of the `dead` that have clones that stay. A cache that is a clone takes over what it shares.
-fn waiting(clones: &[(String, String)], dead: &[String]) -> HashSet<String> {
+pub(crate) fn waiting(clones: &[(String, String)], dead: &[String]) -> HashSet<String> {
     let is_heir = |clone: &str| clone.starts_with("cache/");
     let has_heir = |path: &str| clones.iter().any(|(origin, one)| origin == path && is_heir(one));
     let mut goes: HashSet<&str> = dead.iter().map(String::as_str).collect();

@@ -320,7 +320,7 @@ impl Pool {
 }
 
 /// A place to mount at, for nobody else.
-fn make_dir(dir: &Path) -> Result<(), StoreError> {
+pub(crate) fn make_dir(dir: &Path) -> Result<(), StoreError> {
     match fs::create_dir(dir) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(failed("make", dir, error)),
         _ => Ok(()),

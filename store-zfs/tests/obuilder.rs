@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use bstr::BStr;
 use obuilder_core::contracts::Base;
+use obuilder_core::error::FetchError;
 use obuilder_core::{BuildLog, Cancel, Fetcher, Store};
-use store_zfs::{ZfsFetcher, ZfsStore};
+use store_zfs::{Put, ZfsFetcher, ZfsStore};
 
 use common::{BOUND, TestPool, id, leftovers, open, open_by_command, real, stand_in};
 
@@ -92,6 +93,12 @@ fn step_of_obuilder(pool: &TestPool, from: &str, to: &str) {
     }
 }
 
+fn unmount_whole(pool: &TestPool, path: &str) {
+    for child in ["/brew", "/home", ""] {
+        pool.zfs(&format!("unmount POOL/{path}{child}"));
+    }
+}
+
 fn images_with_homes_are_cloned(pool: &TestPool) {
     clone_image(pool, open);
 }
@@ -139,10 +146,73 @@ fn clone_image(pool: &TestPool, open: fn(&Path) -> ZfsStore) {
     fs::create_dir(elsewhere.path().join("rootfs")).unwrap();
     fetch(elsewhere.path());
     eventually_empty(pool);
-    let theirs = format!("result/{}", id("theirs"));
-    pool.zfs(&format!("unmount POOL/{theirs}/brew"));
-    pool.zfs(&format!("unmount POOL/{theirs}/home"));
-    pool.zfs(&format!("unmount POOL/{theirs}"));
+    unmount_whole(pool, &format!("result/{}", id("theirs")));
+}
+
+fn images_are_put_where_obuilder_looks_for_them(pool: &TestPool) {
+    put_image(pool, open);
+}
+
+fn images_are_put_by_command(pool: &TestPool) {
+    put_image(pool, open_by_command);
+}
+
+fn put_image(pool: &TestPool, open: fn(&Path) -> ZfsStore) {
+    let store = open(pool.as_ref());
+    let images = ZfsFetcher::new(&store);
+    let tree = tempfile::tempdir().unwrap();
+    fs::create_dir(tree.path().join("local")).unwrap();
+    let put = |version: &str| {
+        fs::write(tree.path().join("file"), "home").unwrap();
+        fs::write(tree.path().join("local/file"), "brew").unwrap();
+        fs::write(tree.path().join("mark"), version).unwrap();
+        images.put("mac", tree.path(), "mark", &Cancel::new()).unwrap()
+    };
+    assert_eq!(put("1"), Put::New);
+    assert_eq!(put("1"), Put::Unchanged);
+    let names = || pool.names("/base-image/mac");
+    let whole = ["brew", "brew@snap", "home", "home@snap"];
+    assert_eq!(names(), whole);
+    assert_eq!(images.names().unwrap(), ["mac"]);
+    let log = BuildLog::from_file(tempfile::tempfile().unwrap());
+    let import = |name: &str| {
+        let pending = store.begin(&id(name), Base::Empty).unwrap();
+        let rootfs = pending.dir().join("rootfs");
+        images.fetch(BStr::new("mac"), &rootfs, &log, &Cancel::new()).unwrap();
+        pending.commit().unwrap();
+    };
+    import("first");
+    let before = images.fingerprint(BStr::new("mac"), None).unwrap();
+    assert_eq!(put("2"), Put::Replaced);
+    assert_ne!(images.fingerprint(BStr::new("mac"), None).unwrap().digest, before.digest);
+    assert_eq!(names(), whole);
+    import("second");
+    for (name, version) in [("first", "1"), ("second", "2")] {
+        let result = store.result(&id(name)).unwrap().unwrap();
+        let found = ["mark", "local/file"].map(|file| read(&result.rootfs(), file));
+        assert_eq!(found, [version.to_owned(), "brew".to_owned()]);
+    }
+    let result = format!("result/{}", id("theirs"));
+    step_of_obuilder(pool, &format!("result/{}", id("second")), &result);
+    unmount_whole(pool, &result);
+    let begun = Instant::now();
+    while leftovers(pool.as_ref()).len() > 1 {
+        assert!(begun.elapsed() < BOUND, "left: {:?}", leftovers(pool.as_ref()));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(leftovers(pool.as_ref()).len(), 1, "the old one waits");
+    assert!(store.delete(&id("first")).unwrap());
+    eventually_empty(pool);
+    let cancel = Cancel::new();
+    cancel.cancel();
+    fs::write(tree.path().join("mark"), "3").unwrap();
+    let stopped = images.put("mac", tree.path(), "mark", &cancel);
+    assert!(matches!(stopped, Err(FetchError::Cancelled(_))), "{stopped:?}");
+    assert!(images.put("a b", tree.path(), "mark", &Cancel::new()).is_err());
+    eventually_empty(pool);
+    assert_eq!(names(), whole);
+    let mounted = pool.zfs("list -Hp -r -o name,mounted POOL/base-image/mac");
+    assert!(!mounted.contains("yes"), "{mounted}");
 }
 
 /// A process that works in `dir`.
@@ -307,6 +377,8 @@ on_both!(
     results_of_obuilder_on_a_mac_are_read_and_left_as_they_were
     images_with_homes_are_cloned
     images_with_homes_are_cloned_by_command
+    images_are_put_where_obuilder_looks_for_them
+    images_are_put_by_command
     what_a_live_obuilder_works_in_is_left_alone
     a_pool_of_an_obuilder_that_was_killed_at_its_start_is_opened
     what_lay_beside_a_tree_goes_with_its_maker
