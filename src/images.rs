@@ -117,8 +117,7 @@ impl Fetcher for Images {
         last: Option<&Fingerprint>,
         cancel: &Cancel,
     ) -> Result<Fingerprint, FetchError> {
-        let found = self.of(base).look(base, last, cancel);
-        found.map_err(|error| self.explained(base, error))
+        self.first(base, |images| images.look(base, last, cancel))
     }
 
     fn insists(&self, base: &BStr) -> bool {

@@ -266,7 +266,8 @@ fn an_image_is_put_into_the_pool_and_replaced_there() {
     let run = |args: &[&str]| {
         let mut command = mirror.world.command(args);
         command.env("OBUILD_SOURCES", mirror.path("base-images.toml"));
-        Running::start(command.env("OBUILD_STORE", pool.url())).finish()
+        command.env("OBUILD_STORE", pool.url());
+        Running::start(command).finish()
     };
     let make = |ocaml: &str| {
         run(&["base-image", "homebrew-opam", "--opam", "2.1", "--into-pool", "--ocaml", ocaml])

@@ -206,7 +206,7 @@ fn a_base_image_of_the_pool_is_imported_and_followed() {
     it.zfs("rename POOL/base-image/mac POOL/base-image/before");
     it.zfs("create -o canmount=noauto POOL/base-image/mac");
     image("second\n");
-    let second = it.build(spec).success().says("has changed").got();
+    let second = it.build(spec).success().says("`mac` has changed: it and").got();
     it.run(&["log", &second]).success().prints("second\n");
     let begun = Instant::now();
     while !it.pool().try_zfs("destroy -r POOL/base-image/before").status.success() {
@@ -337,8 +337,7 @@ fn what_a_kept_tree_stands_on_is_said_to_free_nothing() {
     it.run(&["delete", "--recursive", &id]).success();
     let told = it.run(&["gc", "--older-than", "300d"]).success().stdout;
     assert!(told.contains("deleted before, and shared with kept trees"), "{told}");
-    let told = it.run(&["clean"]).success().stdout;
-    assert!(told.contains("deleted 1 results"), "{told}");
+    it.run(&["clean"]).success();
     it.assert_tidy();
 }
 

@@ -33,13 +33,8 @@ impl Inner {
             return Ok(Some(pin));
         }
         let lock = self.pin_lock(kind, id)?;
-        let mut pin = Pin {
-            store: self.clone(),
-            kind,
-            id: id.clone(),
-            lock: Some(lock),
-            shown: false,
-        };
+        let mut pin =
+            Pin { store: self.clone(), kind, id: id.clone(), lock: Some(lock), shown: false };
         pin.shown = pin.show()?;
         if !pin.shown {
             return Ok(None);
