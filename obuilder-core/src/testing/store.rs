@@ -2,7 +2,7 @@
 //!
 //! [`store_conformance!`](crate::store_conformance) makes one test of each.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
