@@ -319,6 +319,19 @@ fn a_deletion_says_before_what_it_would_free() {
     it.assert_tidy();
 }
 
+#[test]
+fn a_pool_with_other_things_is_refused_with_what_to_do() {
+    let it = pool_world!();
+    it.zfs("create POOL/trash");
+    it.run(&["ls"])
+        .code(3)
+        .says("/trash")
+        .says("hint: name a dataset without such names for --store");
+    it.zfs("destroy POOL/trash");
+    it.run(&["ls"]).success();
+    it.assert_tidy();
+}
+
 /// The tree that is kept is a clone of the result that its step began on.
 #[test]
 fn what_a_kept_tree_stands_on_is_said_to_free_nothing() {

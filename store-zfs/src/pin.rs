@@ -34,9 +34,9 @@ impl Inner {
         }
         let lock = self.pin_lock(kind, id)?;
         let mut pin =
-            Pin { store: self.clone(), kind, id: id.clone(), lock: Some(lock), shown: false };
-        pin.shown = pin.show()?;
-        if !pin.shown {
+            Pin { store: self.clone(), kind, id: id.clone(), lock: Some(lock), shown: true };
+        if !pin.show()? {
+            pin.shown = false;
             return Ok(None);
         }
         let pin = Arc::new(pin);
