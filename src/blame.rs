@@ -141,6 +141,12 @@ fn store_hint(error: &StoreError) -> Option<String> {
         StoreError::InUse(_) => "try again when the build that uses it has ended",
         StoreError::Full { .. } => MAKE_ROOM,
         StoreError::NotWritable { .. } => "choose another store with --store, or become its owner",
+        StoreError::Foreign { location, .. } if location.starts_with("zfs:") => {
+            return Some(format!(
+                "name a dataset without such names for --store: `zfs create POOL/obuild` makes one for `zfs:POOL/obuild`, \
+                 with POOL the pool of `{location}`"
+            ));
+        }
         StoreError::Foreign { .. } => "name an empty directory for --store, or a new one in it",
         StoreError::Newer { .. } => "use the version of obuild that made it, or another --store",
         StoreError::Failed { source, .. } => {

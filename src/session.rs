@@ -73,6 +73,16 @@ fn open(
     Ok((Arc::new(store), Some(images)))
 }
 
+/// The base images in the pool of the store.
+pub(crate) fn images_of_pool(settings: &Settings) -> Result<ZfsFetcher, CommandError> {
+    let store = settings.store()?;
+    open(settings, Some(A_MOMENT))?.1.ok_or_else(|| {
+        let text =
+            format!("`{}` is no pool, so that no image can be put there", store.path.display());
+        CommandError::usage(text).hint("images are put into the pool of a store `zfs:POOL`")
+    })
+}
+
 fn rsync_store(settings: &Settings) -> Result<RsyncStore, CommandError> {
     let path = settings.store()?.path;
     // One for each step that may run, and one more for two builds in turns.

@@ -202,11 +202,17 @@ fn a_base_image_of_the_pool_is_imported_and_followed() {
     let spec = "((from mac) (run (shell \"cat file\")))";
     let first = it.build(spec).success().got();
     it.run(&["log", &first]).success().prints("first\n");
-    it.zfs("destroy -r POOL/base-image/mac");
+    // What is made of it is a clone.
+    it.zfs("rename POOL/base-image/mac POOL/base-image/before");
     it.zfs("create -o canmount=noauto POOL/base-image/mac");
     image("second\n");
-    let second = it.build(spec).success().says("has changed").got();
+    let second = it.build(spec).success().says("`mac` has changed: it and").got();
     it.run(&["log", &second]).success().prints("second\n");
+    let begun = Instant::now();
+    while !it.pool().try_zfs("destroy -r POOL/base-image/before").status.success() {
+        assert!(begun.elapsed() < common::BOUND, "what was made of the old image is still there");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     it.build("((from nowhere))").code(2).says("nowhere").says("mac");
     it.assert_tidy();
 }
@@ -305,6 +311,41 @@ fn a_deletion_says_before_what_it_would_free() {
     }
     assert!(size().starts_with(&format!("would delete {id} ")), "{}", size());
     it.run(&["ls"]).success().prints(&id[..12]);
+    it.assert_tidy();
+}
+
+#[test]
+fn a_pool_with_other_things_is_refused_with_what_to_do() {
+    let it = pool_world!();
+    it.zfs("create POOL/trash");
+    it.run(&["ls"])
+        .code(3)
+        .says("/trash")
+        .says("hint: name a dataset without such names for --store");
+    it.zfs("destroy POOL/trash");
+    it.run(&["ls"]).success();
+    it.assert_tidy();
+}
+
+/// The tree that is kept is a clone of the result that its step began on.
+#[test]
+fn what_a_kept_tree_stands_on_is_said_to_free_nothing() {
+    let it = pool_world!();
+    let step = "(run (shell \"head -c 3000000 /dev/urandom > big\"))";
+    let id = it.build(&format!("((from scratch) {step})")).success().got();
+    let size = || it.run(&["delete", "--dry-run", &id]).success().stdout;
+    let begun = Instant::now();
+    while !size().contains("M") {
+        assert!(begun.elapsed() < common::BOUND, "{}", size());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let spec = it.world.spec(&format!("((from scratch) {step} (run (shell \"exit 1\")))"));
+    it.run(&["build", "--keep-failed", spec.to_str().unwrap()]).code(1);
+    assert!(!size().contains("M"), "{}", size());
+    it.run(&["delete", "--recursive", &id]).success();
+    let told = it.run(&["gc", "--older-than", "300d"]).success().stdout;
+    assert!(told.contains("deleted before, and shared with kept trees"), "{told}");
+    it.run(&["clean"]).success();
     it.assert_tidy();
 }
 

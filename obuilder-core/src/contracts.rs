@@ -15,8 +15,7 @@ use bstr::{BStr, BString};
 use crate::cancel::Cancel;
 pub use crate::carry::{Carrier, Carry};
 use crate::error::{FetchError, SandboxError, StoreError};
-use crate::finding::Finding;
-pub use crate::finding::Reconciled;
+pub use crate::finding::{Finding, Held, Reconciled};
 use crate::id::ResultId;
 use crate::log::BuildLog;
 use crate::spec::User;
@@ -75,6 +74,11 @@ pub trait Store: Send + Sync {
     /// Bytes that are kept only to make the next [`Store::begin`] cheap; unless `measure`, they are given up.
     fn drop_warm(&self, _measure: bool) -> Result<u64, StoreError> {
         Ok(0)
+    }
+
+    /// What deleting does not free at once, where results share room with what is no result.
+    fn held(&self) -> Result<Held, StoreError> {
+        Ok(Held::default())
     }
 
     /// Removes what killed processes left behind, never the work of live ones; compares the store with the ids of the index.

@@ -50,6 +50,24 @@ impl Finding {
     }
 }
 
+/// What [`crate::Store::held`] tells.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Held {
+    /// Results whose bytes stay taken when they are deleted, as long as these are there: kept trees of failed steps, or (without an
+    /// id) trees of steps that run.
+    pub by: HashMap<ResultId, Vec<Option<ResultId>>>,
+    /// Bytes of what was deleted before and stays for such a reason.
+    pub waiting: u64,
+}
+
+impl Held {
+    /// The results among them that something holds which is not in `gone`.
+    pub fn besides(&self, gone: &[&ResultId]) -> Vec<&ResultId> {
+        let stays = |by: &Option<ResultId>| by.as_ref().is_none_or(|id| !gone.contains(&id));
+        self.by.iter().filter(|(_, by)| by.iter().any(stays)).map(|(id, _)| id).collect()
+    }
+}
+
 /// What [`crate::Store::reconcile`] found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reconciled {

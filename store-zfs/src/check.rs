@@ -15,7 +15,9 @@ use crate::lock::Locked;
 use crate::mount::is_place;
 use crate::names;
 use crate::store::Inner;
-use crate::sweep::{dead_in, entries, names_in, replaced_versions, sweep_half_made};
+use crate::sweep::{
+    LOCK_DIRS, dead_in, dead_made, entries, names_in, replaced_versions, sweep_half_made,
+};
 use crate::trash;
 
 /// What is in the pool, and what came of looking at it.
@@ -30,10 +32,9 @@ struct Check<'a> {
 /// See [`obuilder_core::Store::check`]. ZFS itself proves every byte: `zpool scrub`.
 pub(crate) fn check(store: &Arc<Inner>, repair: bool) -> Result<Vec<Finding>, StoreError> {
     let pool = &store.pool;
-    let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name"];
     // See `sweep::reconcile`.
     let lock = exchange::lock(pool)?;
-    let rows = pool.zfs.table(&wanted, &[pool.name()])?;
+    let rows = pool.look_at_groups("name")?;
     let dead = dead_in(pool, &rows, &["result-tmp", "cache-tmp"])?;
     drop(lock);
     let mut check = Check { store, repair, rows, found: Vec::new() };
@@ -47,6 +48,7 @@ pub(crate) fn check(store: &Arc<Inner>, repair: bool) -> Result<Vec<Finding>, St
     check.caches();
     check.replaced_versions()?;
     check.marks()?;
+    check.made()?;
     check.locks()?;
     Ok(check.found)
 }
@@ -126,13 +128,20 @@ impl Check<'_> {
     fn mounts(&mut self, kind: Kind) -> Result<(), StoreError> {
         let store = self.store;
         let dir = store.pool.dir(kind.group());
+        let names = self.names(kind.group());
         for id in entries(&dir)?.iter().filter_map(|name| ResultId::parse(name)) {
+            let whole = self.has_snapshot(&Pool::of(kind, &id));
+            // One that was never finished is told of elsewhere, and may be an OBuilder's.
+            if !whole && names.iter().any(|name| *name == id.as_str()) {
+                continue;
+            }
             let path = store.pool.pin(kind, &id);
             let _lock = store.mounts_lock()?;
             let alone = Locked::try_alone(&path).map_err(|e| failed("lock", &path, e))?;
             if let Some(alone) = alone {
                 let what = "it is mounted, and nobody uses it".to_owned();
-                self.add(Some(&id), what, "unmount it", || store.hide_kept(kind, &id));
+                let hide = || store.pool.hide(&Pool::of(kind, &id), whole);
+                self.add(Some(&id), what, "unmount it", hide);
                 alone.remove().map_err(|e| failed("remove", &path, e))?;
             }
         }
@@ -197,13 +206,25 @@ impl Check<'_> {
     }
 
     fn locks(&mut self) -> Result<(), StoreError> {
-        let dir = self.store.pool.locks().join("alive");
-        for name in entries(&dir)? {
-            let path = dir.join(&name);
-            if !Locked::is_held(&path).map_err(|e| failed("look at", &path, e))? {
-                let what = format!("the lock `{name}` is of a process that was killed");
-                self.add(None, what, "remove it", || remove_file(&path));
+        for dir in LOCK_DIRS.map(|dir| self.store.pool.locks().join(dir)) {
+            for name in entries(&dir)? {
+                let path = dir.join(&name);
+                if !Locked::is_held(&path).map_err(|e| failed("look at", &path, e))? {
+                    let what = format!("the lock `{name}` is of a process that was killed");
+                    self.add(None, what, "remove it", || remove_lock(&path));
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// Logs and the like beside a tree that was being made, and has its place by now.
+    fn made(&mut self) -> Result<(), StoreError> {
+        let pool = &self.store.pool;
+        for path in dead_made(pool, &self.rows)? {
+            let place = pool.made(&path);
+            let what = format!("`{}` was left by a process that was killed", place.display());
+            self.add(None, what, "remove it", || pool.remove_made(&path));
         }
         Ok(())
     }
@@ -221,6 +242,11 @@ fn throw_treeless(store: &Inner, kind: Kind, id: &ResultId) -> Result<(), StoreE
         store.throw_away(&path)?;
     }
     alone.remove().map_err(|e| failed("remove", &pin, e))
+}
+
+/// Somebody may have taken it since.
+fn remove_lock(path: &Path) -> Result<(), StoreError> {
+    Locked::remove_if_free(path).map_err(|e| failed("remove", path, e))
 }
 
 fn remove_file(path: &Path) -> Result<(), StoreError> {

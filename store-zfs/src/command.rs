@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use obuilder_core::error::StoreError;
 use obuilder_core::fault;
+
+use crate::lock::start_under_locks;
 
 /// How often something that may be busy is tried, and how long after the first failure; each wait is twice the one before. In all it is
 /// waited for longer than `usrlocal-fs` holds what is in a tree that is shown no more.
@@ -157,9 +159,11 @@ impl Zfs {
         self.ran.fetch_add(1, Ordering::Relaxed);
         let mut command = Command::new(&self.program);
         command.args(arguments).stdin(Stdio::null()).env("LC_ALL", "C");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         // A key that interrupts this process would end it too, and what it has not said would be taken for not there.
         command.process_group(0);
-        let output = command.output().map_err(|error| self.not_started(arguments, &error))?;
+        let output = start_under_locks(&mut command).and_then(Child::wait_with_output);
+        let output = output.map_err(|error| self.not_started(arguments, &error))?;
         fault::point("zfs-ran");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         tracing::debug!(?arguments, status = %output.status, "zfs");

@@ -1,6 +1,6 @@
 //! Base images that lie in the pool.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bstr::{BStr, BString, ByteSlice};
@@ -15,8 +15,9 @@ use crate::mount::{CHILDREN, is_place};
 use crate::store::{Inner, ZfsStore};
 use crate::tree::remove;
 
-/// Base images from `POOL/base-image/NAME@snap`. What it has below it as `home` is the image's tree, and `brew` the tree's `local`;
-/// without a `home`, `rootfs` in it or else all of it is the tree.
+/// Base images from `POOL/base-image/NAME@snap`. What it has below it as `home` is the image's tree, and `brew` the tree's `local`:
+/// a tree that is made in the image's pool is of clones of them. Without a `home`, `rootfs` in it or else all of it is the tree, which
+/// is copied.
 pub struct ZfsFetcher {
     store: Arc<Inner>,
 }
@@ -25,6 +26,10 @@ impl ZfsFetcher {
     /// The images in the pool of `store`.
     pub fn new(store: &ZfsStore) -> Self {
         Self { store: store.inner().clone() }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<Inner> {
+        &self.store
     }
 
     /// Names of all images.
@@ -40,7 +45,7 @@ impl ZfsFetcher {
     }
 
     /// Whether `base` can be the name of an image at all, as a path below the pool.
-    fn path(&self, base: &BStr) -> Option<String> {
+    pub(crate) fn path(&self, base: &BStr) -> Option<String> {
         let name = base.to_str().ok()?;
         let fits = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
         let plain = !name.is_empty() && name.chars().all(fits) && !name.starts_with(['-', '.']);
@@ -92,7 +97,18 @@ impl Copying<'_> {
         broken("copy", self.base, error)
     }
 
-    /// Copies the image at `path` below the pool into the empty directory `rootfs`.
+    /// Brings the image at `path` below the pool into the empty directory `rootfs`.
+    fn bring(&self, path: &str, rootfs: &Path) -> Result<(), FetchError> {
+        if self.cancel.is_cancelled() {
+            return Err(FetchError::Cancelled(self.base.to_owned()));
+        }
+        match self.store.adopt(path, rootfs).map_err(|error| broken("clone", self.base, error))? {
+            true => self.remove_devices(rootfs),
+            false => self.copy(path, rootfs),
+        }
+    }
+
+    /// Copies it.
     fn copy(&self, path: &str, rootfs: &Path) -> Result<(), FetchError> {
         let pool = &self.store.pool;
         let [home, brew] = CHILDREN.map(|(child, _)| format!("{path}/{child}"));
@@ -135,13 +151,24 @@ impl Copying<'_> {
             tree_copy::Error::Cancelled => FetchError::Cancelled(self.base.to_owned()),
             error => self.broken(tree_failed(error)),
         })?;
-        let devices = remove_devices(to)
-            .map_err(|e| self.broken(failed("look for devices in", to, e.into())))?;
         let skipped = copied.skipped.iter().filter_map(|path| path.strip_prefix(from).ok());
-        let skipped = skipped.map(|path| format!("`{}`: it cannot be copied", path.display()));
-        let devices = devices.iter().map(|path| format!("`{}`: it is a device", path.display()));
-        skipped.chain(devices).try_for_each(|what| {
-            let line = format!("Left out {what}\n");
+        self.left_out(skipped, "it cannot be copied")?;
+        self.remove_devices(to)
+    }
+
+    fn remove_devices(&self, tree: &Path) -> Result<(), FetchError> {
+        let devices = remove_devices(tree)
+            .map_err(|e| self.broken(failed("look for devices in", tree, e.into())))?;
+        self.left_out(devices.iter().map(PathBuf::as_path), "it is a device")
+    }
+
+    fn left_out<'a>(
+        &self,
+        mut paths: impl Iterator<Item = &'a Path>,
+        why: &str,
+    ) -> Result<(), FetchError> {
+        paths.try_for_each(|path| {
+            let line = format!("Left out `{}`: {why}\n", path.display());
             self.log.write(line.as_bytes()).map_err(|error| {
                 self.broken(StoreError::Failed {
                     action: "write the log".to_owned(),
@@ -152,12 +179,12 @@ impl Copying<'_> {
     }
 }
 
-fn tree_failed(error: tree_copy::Error) -> StoreError {
+pub(crate) fn tree_failed(error: tree_copy::Error) -> StoreError {
     let (action, source) = error.into_parts();
     StoreError::io(action, source)
 }
 
-fn broken(action: &str, base: &BStr, error: StoreError) -> FetchError {
+pub(crate) fn broken(action: &str, base: &BStr, error: StoreError) -> FetchError {
     FetchError::Failed { action: format!("{action} the base image `{base}`"), source: error.into() }
 }
 
@@ -179,7 +206,7 @@ impl Fetcher for ZfsFetcher {
     ) -> Result<Image, FetchError> {
         let fingerprint = self.print(base)?;
         let path = self.path(base).ok_or_else(|| self.unknown(base))?;
-        Copying { store: &self.store, base, log, cancel }.copy(&path, rootfs)?;
+        Copying { store: &self.store, base, log, cancel }.bring(&path, rootfs)?;
         Ok(Image { env: Vec::new(), fingerprint })
     }
 }

@@ -1,24 +1,22 @@
 //! What lies where in a pool.
 
-use std::collections::HashMap;
 use std::fs::{self, DirBuilder, Permissions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bstr::BStr;
 use obuilder_core::ResultId;
 use obuilder_core::error::StoreError;
 
-use crate::command::{Zfs, ZfsFailed};
+use crate::command::{Rows, Zfs, ZfsFailed};
+use crate::known::Known;
 use crate::lock::Locked;
 use crate::mount::Mounter;
 use crate::names;
 use crate::sweep::entries;
-use crate::tree::Children;
 
 /// The newest format of [`Pool`] this program knows.
 const FORMAT: u32 = 1;
@@ -29,6 +27,10 @@ pub(crate) const SNAPSHOT: &str = "snap";
 /// The datasets that everything else lies in.
 const GROUPS: [&str; 7] =
     ["state", "result", "cache", "cache-tmp", "result-tmp", "failed", "trash"];
+
+/// Those that are looked at as a whole: all but `state`, in the order in which ZFS lists them.
+pub(crate) const KEPT_IN: [&str; 6] =
+    ["cache", "cache-tmp", "failed", "result", "result-tmp", "trash"];
 
 /// So many of them, the first, are OBuilder's own.
 const OF_OBUILDER: usize = 4;
@@ -66,7 +68,8 @@ impl Kind {
 /// ```text
 /// POOL/state              the index; obuild-format holds the number of this layout; obuild-zfs/ the locks:
 ///                           alive/PID-RANDOM  held while a store is open, by which sweepers tell what a killed process left
-///                           pins/KIND-ID      locked shared while pinned, exclusively while deleted; mounts, caches
+///                           pins/KIND-ID      locked shared while pinned, exclusively while deleted; mounts, caches, images
+///                           changes           what a result was last taken from its place by
 ///                           kept/ID           there if there may be a kept tree
 ///                           made/ID-UNIQUE    the log of a result being made, whose tree is mounted in there as rootfs; on a Mac alone
 /// POOL/result/ID@snap     finished results: rootfs/, log, env. Without the snapshot: what a killed OBuilder left
@@ -76,7 +79,7 @@ impl Kind {
 /// POOL/cache/c-NAME@snap  newest versions of caches
 /// POOL/cache-tmp/UNIQUE   leased copies
 /// POOL/trash/UNIQUE       deleted; there until nothing is a clone of it any more
-/// POOL/base-image/NAME@snap base images, which others put there
+/// POOL/base-image/NAME@snap base images, which others put there or [`crate::ZfsFetcher::put`]
 /// ```
 ///
 /// UNIQUE is PID-RANDOM-N. OBuilder's own but for `result-tmp`, `failed` and `trash`, which it leaves alone. Nothing in the groups
@@ -88,8 +91,7 @@ pub(crate) struct Pool {
     place: Place,
     opening: String,
     next: AtomicU64,
-    /// What results that this process has made, by their paths, have below them.
-    pub(crate) known: Mutex<HashMap<String, Children>>,
+    pub(crate) known: Known,
 }
 
 impl Pool {
@@ -100,7 +102,7 @@ impl Pool {
         place: Place,
     ) -> Result<(Self, Locked), StoreError> {
         let opening = format!("{}-{:08x}", std::process::id(), random());
-        let known = Mutex::default();
+        let known = Known::new(locks_in(&place.root).join("changes"));
         let pool = Self { zfs, mounter, place, opening, next: AtomicU64::new(0), known };
         pool.make_groups()?;
         for name in ["", "alive", "pins", "kept", "made"] {
@@ -160,7 +162,9 @@ impl Pool {
             return Ok(());
         }
         let (theirs, ours) = groups.split_at(OF_OBUILDER);
-        let of_obuilder = theirs.iter().all(|dataset| is_there(dataset));
+        // Killed while it began, it has removed one group and not made it again; its index stays.
+        let of_obuilder = self.state().join("db/db.sqlite").exists()
+            || theirs.iter().all(|dataset| is_there(dataset));
         // Whoever was killed at the very first has made `state` alone.
         let strange = if of_obuilder { ours } else { &groups[1..] };
         match strange.iter().find(|dataset| is_there(dataset)) {
@@ -184,6 +188,14 @@ impl Pool {
             }
             None => Ok(()),
         }
+    }
+
+    /// Makes a group that is not of the store's own, unless it is there.
+    pub(crate) fn make_group(&self, group: &str) -> Result<(), StoreError> {
+        let dataset = self.dataset(group);
+        let rows = self.zfs.table(&["-o", "name,mounted"], &[&dataset])?;
+        // Its members are mounted without it.
+        if rows.is_empty() { self.make_mounted(&dataset, None) } else { Ok(()) }
     }
 
     fn make_mounted(&self, dataset: &str, found: Option<&Vec<String>>) -> Result<(), StoreError> {
@@ -279,6 +291,13 @@ impl Pool {
         format!("{}/{path}", self.place.pool)
     }
 
+    /// A table of everything in the groups; what else is in the pool may be much, and is not ours.
+    pub(crate) fn look_at_groups(&self, columns: &str) -> Result<Rows, StoreError> {
+        let wanted = ["-r", "-t", "filesystem,snapshot", "-o", columns];
+        let groups = KEPT_IN.map(|group| self.dataset(group));
+        self.zfs.table(&wanted, &groups.each_ref().map(String::as_str))
+    }
+
     /// Where the dataset at `path` below the pool is mounted.
     pub(crate) fn dir(&self, path: &str) -> PathBuf {
         self.place.root.join(path)
@@ -300,7 +319,7 @@ impl Pool {
 
     /// The directory of the locks.
     pub(crate) fn locks(&self) -> PathBuf {
-        self.place.root.join("state/obuild-zfs")
+        locks_in(&self.place.root)
     }
 
     /// The lock that the opening of a store holds.
@@ -330,6 +349,11 @@ impl Pool {
         format!("{}-{number}", self.opening)
     }
 
+    /// Whether `opening` is this one.
+    pub(crate) fn is_own(&self, opening: &str) -> bool {
+        self.opening == opening
+    }
+
     /// Whether the maker of `name` in `group` has gone. What has no name of ours, or of OBuilder's leases, is for others to remove.
     pub(crate) fn is_dead(&self, group: &str, name: &str) -> Result<bool, StoreError> {
         match names::maker(name) {
@@ -353,6 +377,10 @@ pub(crate) fn is_ours(group: &str, name: &str) -> bool {
 /// OBuilder's leases last as long as its process, which is not to run now.
 fn is_lease(group: &str, name: &str) -> bool {
     group == "cache-tmp" && names::is_lease_of_obuilder(name)
+}
+
+fn locks_in(root: &Path) -> PathBuf {
+    root.join("state/obuild-zfs")
 }
 
 /// A number to make names unique; nobody relies on it not being guessed.

@@ -1,11 +1,44 @@
-//! Locks that the kernel releases when their process dies: `flock(2)` on files.
+//! Locks that the kernel releases when their process dies, with the commands that it ran under them: `flock(2)` on files.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+
+/// All locks of this process, each with the thread that took it.
+static HELD: Mutex<Vec<(ThreadId, RawFd)>> = Mutex::new(Vec::new());
+
+fn held() -> MutexGuard<'static, Vec<(ThreadId, RawFd)>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts `command` with the locks that the calling thread has taken and still holds: if this process is killed, they are held until
+/// the command has ended too, which goes on with what it was told.
+pub(crate) fn start_under_locks(command: &mut Command) -> io::Result<Child> {
+    // None of them is closed, and its number given to another file, until the command has it.
+    let held = held();
+    let thread = std::thread::current().id();
+    let own: Vec<_> =
+        held.iter().filter(|(taker, _)| *taker == thread).map(|(_, fd)| *fd).collect();
+    if !own.is_empty() {
+        let keep = move || {
+            own.iter().try_for_each(|fd| {
+                // SAFETY: `held` keeps it open until the command has started.
+                let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
+                rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).map_err(io::Error::from)
+            })
+        };
+        // SAFETY: it does nothing but a system call for each, which is safe between a fork and an exec.
+        unsafe { command.pre_exec(keep) };
+    }
+    command.spawn()
+}
 
 /// A file with a lock, for as long as this lives.
 #[derive(Debug)]
@@ -50,6 +83,11 @@ impl Locked {
         std::fs::remove_file(&self.path)
     }
 
+    /// Removes the file at `path` unless somebody holds it.
+    pub(crate) fn remove_if_free(path: &Path) -> io::Result<()> {
+        Self::try_alone(path)?.map_or(Ok(()), Self::remove)
+    }
+
     /// The path still leads to the locked file when this returns.
     fn lock(path: &Path, operation: FlockOperation) -> io::Result<Option<Self>> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
@@ -57,6 +95,7 @@ impl Locked {
             let fd = rustix::fs::openat(CWD, path, flags, Mode::RUSR | Mode::WUSR)?;
             match retry(|| rustix::fs::flock(&fd, operation)) {
                 Ok(()) if leads_to(path, &fd)? => {
+                    held().push((std::thread::current().id(), fd.as_raw_fd()));
                     return Ok(Some(Self { path: path.to_owned(), fd }));
                 }
                 Ok(()) => {}
@@ -67,8 +106,17 @@ impl Locked {
     }
 }
 
+impl Drop for Locked {
+    /// A command that was started under it has it too, and may still run.
+    fn drop(&mut self) {
+        let mut held = held();
+        held.retain(|(_, fd)| *fd != self.fd.as_raw_fd());
+        let _ = rustix::fs::flock(&self.fd, FlockOperation::Unlock);
+    }
+}
+
 impl AsFd for Locked {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }

@@ -40,8 +40,12 @@ impl ZfsPending {
             return Ok(pending);
         };
         // A clone holds its origin by itself; until it is there, this does.
-        let _pin = pending.store.pin_lock(kind, base)?;
-        match pending.store.pool.clone_tree(&Pool::of(kind, base), &path)? {
+        let pin = pending.store.pin_lock(kind, base)?;
+        let cloned = pending.store.pool.clone_tree(&Pool::of(kind, base), &path)?;
+        drop(pin);
+        let lock = pending.store.pool.pin(kind, base);
+        Locked::remove_if_free(&lock).map_err(|e| failed("remove", &lock, e))?;
+        match cloned {
             Some(work) => pending.work = work,
             None => {
                 pending.path = None;
@@ -64,15 +68,18 @@ impl ZfsPending {
     fn taken(&mut self, to: String) -> Result<(), StoreError> {
         let path = self.path.take().expect("only the end of a pending result takes it");
         self.store.forget_sizes();
-        self.store.pool.know(to, Some(&self.work.children));
+        self.store.pool.known.note(to, self.work.children.clone());
         self.store.pool.remove_made(&path)
     }
 
     /// The dataset's path, unmounted and with its snapshot: nothing in it changes any more.
-    fn finish(&self) -> Result<&str, StoreError> {
+    fn finish(&mut self) -> Result<String, StoreError> {
         self.check_whole()?;
-        let path = self.path.as_deref().expect("only the end of a pending result takes it");
-        self.store.pool.finish(path, &self.work)?;
+        if let Some(children) = self.store.adopted().remove(&self.work.dir) {
+            self.work.children = children;
+        }
+        let path = self.path.clone().expect("only the end of a pending result takes it");
+        self.store.pool.finish(&path, &self.work)?;
         Ok(path)
     }
 }
@@ -113,7 +120,7 @@ impl Pending for ZfsPending {
     fn commit(mut self: Box<Self>) -> Result<(), StoreError> {
         let path = self.finish()?;
         let to = Pool::of(Kind::Result, &self.id);
-        if self.put_in_place(path, &to)? {
+        if self.put_in_place(&path, &to)? {
             self.taken(to)?;
         }
         // If another commit came first, dropping this one discards it.
@@ -126,13 +133,12 @@ impl Pending for ZfsPending {
         // Nobody may begin to look at the older one now.
         let alone = Locked::try_alone(&lock).map_err(|e| failed("lock", &lock, e))?;
         let Some(alone) = alone else { return Err(StoreError::InUse(self.id.clone())) };
-        self.finish()?;
+        let path = self.finish()?;
         if self.store.has_kept(&self.id) {
             self.store.throw_away_kept(&self.id)?;
         }
-        let path = self.path.as_deref().expect("`finish` leaves it");
         self.store.mark_kept(&self.id)?;
-        self.store.pool.rename(path, &to)?;
+        self.store.pool.rename(&path, &to)?;
         self.taken(to)?;
         alone.remove().map_err(|e| failed("remove", &lock, e))
     }
@@ -151,6 +157,7 @@ impl Pending for ZfsPending {
 
 impl Drop for ZfsPending {
     fn drop(&mut self) {
+        self.store.adopted().remove(&self.work.dir);
         if let Some(path) = self.path.take() {
             self.store.trash.throw(path);
         }

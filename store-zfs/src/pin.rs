@@ -17,6 +17,8 @@ pub(crate) struct Pin {
     id: ResultId,
     /// Gone only while this is dropped.
     lock: Option<Locked>,
+    /// Whether there is something to be unmounted: what an OBuilder works in is mounted at the same place.
+    shown: bool,
 }
 
 impl Inner {
@@ -31,8 +33,10 @@ impl Inner {
             return Ok(Some(pin));
         }
         let lock = self.pin_lock(kind, id)?;
-        let pin = Pin { store: self.clone(), kind, id: id.clone(), lock: Some(lock) };
+        let mut pin =
+            Pin { store: self.clone(), kind, id: id.clone(), lock: Some(lock), shown: true };
         if !pin.show()? {
+            pin.shown = false;
             return Ok(None);
         }
         let pin = Arc::new(pin);
@@ -78,6 +82,10 @@ impl Pin {
     /// Whoever lets go last unmounts it.
     fn let_go(&mut self) -> Result<(), StoreError> {
         drop(self.lock.take());
+        if !self.shown {
+            let path = self.store.pool.pin(self.kind, &self.id);
+            return Locked::remove_if_free(&path).map_err(|e| failed("remove", &path, e));
+        }
         if !self.store.unmount_unless_pinned(self.kind, &self.id)? {
             // Somebody still reads its log.
             let mut left = self.store.left_mounted.lock().unwrap_or_else(PoisonError::into_inner);

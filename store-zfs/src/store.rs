@@ -5,13 +5,13 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bstr::{BStr, BString};
 use obuilder_core::ResultId;
 use obuilder_core::contracts::{
-    Base, CacheLease, Carry, Pending, Reconciled, Snapshot, Store, Usage,
+    Base, CacheLease, Carry, Held, Pending, Reconciled, Snapshot, Store, Usage,
 };
 use obuilder_core::error::StoreError;
 use obuilder_core::finding::Finding;
@@ -24,7 +24,8 @@ use crate::mount::ByCommand;
 use crate::pending::ZfsPending;
 use crate::pin::Pin;
 use crate::trash::Trash;
-use crate::{check, platform, sweep};
+use crate::tree::Children;
+use crate::{check, held, platform, sweep};
 
 /// How long sizes are good that came with a list of results.
 const SIZES_LAST: Duration = Duration::from_secs(10);
@@ -62,6 +63,8 @@ pub(crate) struct Inner {
     /// What somebody still read when it was let go of.
     pub(crate) left_mounted: Mutex<Vec<(Kind, ResultId)>>,
     sizes: Mutex<Option<(Instant, HashMap<ResultId, u64>)>>,
+    /// What trees that are worked in got from an image, by their directories.
+    adopted: Mutex<HashMap<PathBuf, Children>>,
     /// Tells sweepers that what is named after this opening is in use.
     _alive: Alive,
 }
@@ -91,9 +94,10 @@ impl ZfsStore {
         let pool = Arc::new(pool);
         let state = pool.state();
         let trash = Trash::new(pool.clone(), options.patience);
-        let (pins, sizes, left_mounted) = Default::default();
+        let (pins, sizes, left_mounted, adopted) = Default::default();
         let _alive = Alive(Some(alive));
-        let inner = Arc::new(Inner { trash, pool, pins, left_mounted, sizes, _alive });
+        let inner = Inner { trash, pool, pins, left_mounted, sizes, adopted, _alive };
+        let inner = Arc::new(inner);
         Ok(Self { inner, state, carry })
     }
 
@@ -116,8 +120,13 @@ impl Inner {
     /// Moves what is at `path` below the pool to where nothing leads to it any more; gives that place.
     pub(crate) fn set_aside(&self, path: &str) -> Result<String, StoreError> {
         let to = format!("trash/{}", self.pool.unique());
-        self.pool.know(path.to_owned(), None);
-        self.pool.rename(path, &to).map(|()| to)
+        self.pool.rename(path, &to)?;
+        self.pool.known.changed(path, self.pool.unique());
+        Ok(to)
+    }
+
+    pub(crate) fn adopted(&self) -> MutexGuard<'_, HashMap<PathBuf, Children>> {
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves it there and has it destroyed.
@@ -204,7 +213,7 @@ impl Inner {
     }
 }
 
-/// Ids of the datasets right below `group` that have our snapshot, with the bytes that they take.
+/// Ids of the datasets right below `group` that have our snapshot, with the bytes that they take if the second column tells them.
 pub(crate) fn kept_in(rows: &[Vec<String>], group: &str) -> HashMap<ResultId, u64> {
     let below = |name: &str| name.strip_prefix(group)?.strip_prefix('/').map(str::to_owned);
     let mut sizes = HashMap::new();
@@ -306,6 +315,10 @@ impl Store for ZfsStore {
         let datasets = [Kind::Result, Kind::Failed].map(|kind| pool.dataset(&Pool::of(kind, id)));
         let rows = pool.zfs.table(&["-o", "used"], &[&datasets[0], &datasets[1]])?;
         Ok(rows.iter().filter_map(|row| row[0].parse::<u64>().ok()).sum())
+    }
+
+    fn held(&self) -> Result<Held, StoreError> {
+        held::held(&self.inner.pool)
     }
 
     fn usage(&self) -> Result<Usage, StoreError> {

@@ -12,17 +12,19 @@ use obuilder_core::error::StoreError;
 use crate::exchange;
 use crate::layout::{Kind, Pool, SNAPSHOT, failed};
 use crate::lock::Locked;
+use crate::mount::CHILDREN;
 use crate::names;
 use crate::store::{Inner, kept_in};
 use crate::trash;
+use crate::tree::Children;
 
 /// See [`obuilder_core::Store::reconcile`]. One look at the pool is all it takes if there is nothing to sweep.
 pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled, StoreError> {
     let pool = &store.pool;
     // Until it is known what is nobody's, no version of a cache is replaced: by that, a name of the dead may get another meaning.
     let lock = exchange::lock(pool)?;
-    let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name,used,origin"];
-    let rows = pool.zfs.table(&wanted, &[pool.name()])?;
+    let change = pool.known.change();
+    let rows = pool.look_at_groups("name,origin")?;
     let dead = dead_in(pool, &rows, &["result-tmp", "cache-tmp", "trash"])?;
     let replaced = replaced_versions(store, &rows)?;
     drop(lock);
@@ -31,18 +33,28 @@ pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled,
     for name in replaced {
         trash::drop_snapshot(pool, &name);
     }
-    let there: HashSet<_> = kept_in(&rows, &pool.dataset("result")).into_keys().collect();
+    let [there, kept] = [Kind::Result, Kind::Failed].map(|kind| {
+        kept_in(&rows, &pool.dataset(kind.group())).into_keys().collect::<HashSet<_>>()
+    });
     for name in names_in(&rows, &pool.dataset("result")) {
         if ResultId::parse(name).is_some_and(|id| !there.contains(&id)) {
             let path = format!("result/{name}");
             note(&path, sweep_half_made(store, &path), &mut found.swept);
         }
     }
-    for kind in [Kind::Result, Kind::Failed] {
-        sweep_mounts(store, kind)?;
+    sweep_mounts(store, &rows, Kind::Result, &there)?;
+    sweep_mounts(store, &rows, Kind::Failed, &kept)?;
+    mark_kept(store, &kept)?;
+    for path in dead_made(pool, &rows)? {
+        let removed = pool.remove_made(&path).map(|()| false);
+        note(&path, removed, &mut found.swept);
     }
-    mark_kept(store, &kept_in(&rows, &pool.dataset("failed")).into_keys().collect())?;
-    sweep_locks(pool)?;
+    for dir in LOCK_DIRS {
+        sweep_locks(&pool.locks().join(dir))?;
+    }
+    if pool.mounter.wants_tree_apart() {
+        pool.known.take_over(change, children(pool, &rows));
+    }
     let known: HashSet<_> = known.iter().cloned().collect();
     found.unknown = there.difference(&known).cloned().collect();
     found.bases = bases(pool, &rows);
@@ -50,6 +62,44 @@ pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled,
     found.unknown.sort_unstable();
     found.missing.sort_unstable();
     Ok(found)
+}
+
+/// Directories of locks that go with who holds them.
+pub(crate) const LOCK_DIRS: [&str; 2] = ["alive", "pins"];
+
+/// What every result and kept tree has below it, by its path below the pool.
+fn children(pool: &Pool, rows: &[Vec<String>]) -> HashMap<String, Children> {
+    let mut children: HashMap<_, Children> = HashMap::new();
+    for row in rows {
+        let Some((dataset, SNAPSHOT)) = row[0].split_once('@') else { continue };
+        let path = dataset.strip_prefix(pool.name()).and_then(|path| path.strip_prefix('/'));
+        let names: Vec<_> = path.unwrap_or_default().split('/').collect();
+        match names[..] {
+            [group @ ("result" | "failed"), id] => {
+                children.entry(format!("{group}/{id}")).or_default();
+            }
+            [group @ ("result" | "failed"), id, child] => {
+                let number = CHILDREN.iter().position(|(name, _)| *name == child);
+                children.entry(format!("{group}/{id}")).or_default().extend(number);
+            }
+            _ => {}
+        }
+    }
+    // ZFS lists them by their names.
+    children.values_mut().for_each(|numbers| numbers.sort_unstable());
+    children
+}
+
+/// Plain files beside a tree that was being made, whose maker was killed after the tree had got its name: paths of what was made.
+pub(crate) fn dead_made(pool: &Pool, rows: &[Vec<String>]) -> Result<Vec<String>, StoreError> {
+    let made = names_in(rows, &pool.dataset("result-tmp"));
+    let mut dead = Vec::new();
+    for name in entries(&pool.locks().join("made"))? {
+        if !made.contains(&name.as_str()) && pool.is_dead("result-tmp", &name)? {
+            dead.push(format!("result-tmp/{name}"));
+        }
+    }
+    Ok(dead)
 }
 
 /// Names of the datasets right below `group`.
@@ -110,20 +160,23 @@ fn sweep_dead(store: &Inner, rows: &[Vec<String>], dead: Vec<String>, swept: &mu
 }
 
 /// What is a clone of what: the path below the pool of the group's member that holds the snapshot, and of the one that is the clone.
-fn clones(pool: &Pool, rows: &[Vec<String>]) -> Vec<(String, String)> {
+pub(crate) type Clones = Vec<(String, String)>;
+
+/// Of `rows` with a name and an origin.
+pub(crate) fn clones(pool: &Pool, rows: &[Vec<String>]) -> Clones {
     let member = |dataset: &str| {
         let path = dataset.strip_prefix(pool.name())?.strip_prefix('/')?;
         Some(path.split('/').take(2).collect::<Vec<_>>().join("/"))
     };
     let clone = |row: &Vec<String>| {
-        let (origin, _) = row[2].split_once('@')?;
+        let (origin, _) = row[1].split_once('@')?;
         Some((member(origin)?, member(&row[0])?)).filter(|(origin, clone)| origin != clone)
     };
     rows.iter().filter_map(clone).collect()
 }
 
 /// Those of the `dead` that have clones that stay. A cache that is a clone takes over what it shares.
-fn waiting(clones: &[(String, String)], dead: &[String]) -> HashSet<String> {
+pub(crate) fn waiting(clones: &[(String, String)], dead: &[String]) -> HashSet<String> {
     let is_heir = |clone: &str| clone.starts_with("cache/");
     let has_heir = |path: &str| clones.iter().any(|(origin, one)| origin == path && is_heir(one));
     let mut goes: HashSet<&str> = dead.iter().map(String::as_str).collect();
@@ -161,10 +214,19 @@ pub(crate) fn sweep_half_made(store: &Inner, path: &str) -> Result<bool, StoreEr
     store.throw_away(path).map(|()| true)
 }
 
-/// Unmounts results that a killed process had pinned.
-fn sweep_mounts(store: &Inner, kind: Kind) -> Result<(), StoreError> {
+/// Unmounts what of one kind a killed process had pinned, of which these are `whole`. One that is not is an OBuilder's, which may be
+/// working in it.
+fn sweep_mounts(
+    store: &Inner,
+    rows: &[Vec<String>],
+    kind: Kind,
+    whole: &HashSet<ResultId>,
+) -> Result<(), StoreError> {
     let dir = store.pool.dir(kind.group());
-    let ids: Vec<_> = entries(&dir)?.iter().filter_map(|name| ResultId::parse(name)).collect();
+    let there = names_in(rows, &store.pool.dataset(kind.group()));
+    let is_half_made = |id: &ResultId| there.contains(&id.as_str()) && !whole.contains(id);
+    let ids = entries(&dir)?.iter().filter_map(|name| ResultId::parse(name)).collect::<Vec<_>>();
+    let ids: Vec<_> = ids.into_iter().filter(|id| !is_half_made(id)).collect();
     if ids.is_empty() {
         return Ok(());
     }
@@ -173,7 +235,8 @@ fn sweep_mounts(store: &Inner, kind: Kind) -> Result<(), StoreError> {
         let path = store.pool.pin(kind, &id);
         let alone = Locked::try_alone(&path).map_err(|e| failed("lock", &path, e))?;
         if let Some(alone) = alone {
-            store.hide_kept(kind, &id)?;
+            let hidden = store.pool.hide(&Pool::of(kind, &id), whole.contains(&id));
+            note(&Pool::of(kind, &id), hidden.map(|()| false), &mut Vec::new());
             alone.remove().map_err(|e| failed("remove", &path, e))?;
         }
     }
@@ -188,13 +251,11 @@ fn mark_kept(store: &Inner, there: &HashSet<ResultId>) -> Result<(), StoreError>
     there.difference(&marked).try_for_each(|id| store.mark_kept(id))
 }
 
-/// Locks of openings that have ended.
-fn sweep_locks(pool: &Pool) -> Result<(), StoreError> {
-    let dir = pool.locks().join("alive");
-    for name in entries(&dir)? {
+/// Locks in `dir` of openings that have ended.
+fn sweep_locks(dir: &Path) -> Result<(), StoreError> {
+    for name in entries(dir)? {
         let path = dir.join(name);
-        let gone = Locked::try_alone(&path).and_then(|alone| alone.map_or(Ok(()), Locked::remove));
-        gone.map_err(|e| failed("remove", &path, e))?;
+        Locked::remove_if_free(&path).map_err(|e| failed("remove", &path, e))?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use obuilder_core::error::StoreError;
 
 use crate::layout::Pool;
-use crate::names::INHERITED;
+use crate::names::{INHERITED, maker};
 
 /// The thread that destroys, started when there is something to destroy.
 #[derive(Debug)]
@@ -142,7 +142,9 @@ fn has_gone(pool: &Pool, path: &str) -> bool {
 
 /// Destroys what is at `path` below the pool, which nobody finds any more.
 pub(crate) fn destroy(pool: &Pool, path: &str) -> Result<(), StoreError> {
-    pool.hide(path, true).and_then(|()| pool.remove_made(path))?;
+    // What has no name of ours is an OBuilder's copy of a cache; one that is in use is not of a killed one.
+    let ours = path.rsplit('/').next().is_some_and(|name| maker(name).is_some());
+    pool.hide(path, ours).and_then(|()| pool.remove_made(path))?;
     match pool.destroy(path) {
         // A version of a cache that the next one is a clone of.
         Err(error) => {

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 
 use obuilder_core::error::StoreError;
 use tree_copy::remove_tree;
@@ -73,15 +72,33 @@ impl Pool {
     /// Clones the snapshot of what is at `from`, with all its children, and mounts the clone to be worked in. `None` when the
     /// snapshot is not there.
     pub(crate) fn clone_tree(&self, from: &str, path: &str) -> Result<Option<Work>, StoreError> {
-        if !self.clone_one(from, path, None)? {
-            return Ok(None);
+        for _ in 0..TRIES {
+            if !self.clone_one(from, path, None)? {
+                return Ok(None);
+            }
+            if let Some(work) = self.clone_below(from, path)? {
+                return Ok(Some(work));
+            }
+            // Somebody has deleted it since, and has perhaps made it anew.
+            self.known.forget(from);
+            self.hide(path, true)?;
+            self.destroy(path)?;
         }
+        let action = format!("clone what is below `{}`", self.dataset(from));
+        Err(StoreError::Failed { action, source: "it is gone again and again".into() })
+    }
+
+    /// The same for what the result has below it, and mounts it all. `None` when that is not there any more.
+    fn clone_below(&self, from: &str, path: &str) -> Result<Option<Work>, StoreError> {
         if self.mounter.wants_tree_apart() {
             let children = self.children_of(from)?;
             for number in &children {
                 let (child, place) = CHILDREN[*number];
                 let at = self.made(path).join(place);
-                self.clone_one(&format!("{from}/{child}"), &format!("{path}/{child}"), Some(&at))?;
+                let [base, clone] = [from, path].map(|path| format!("{path}/{child}"));
+                if !self.clone_one(&base, &clone, Some(&at))? {
+                    return Ok(None);
+                }
             }
             if children.contains(&0) {
                 return self.show_apart(path, children).map(Some);
@@ -92,11 +109,16 @@ impl Pool {
         remove_files(&dir)?;
         make_tree_dir(&dir)?;
         let children = self.clone_children(from, path, &dir)?;
-        Ok(Some(Work { dir, children }))
+        Ok(children.map(|children| Work { dir, children }))
     }
 
-    /// Clones the children of what is at `from`, where they can be found by mounting them.
-    fn clone_children(&self, from: &str, path: &str, dir: &Path) -> Result<Children, StoreError> {
+    /// Clones the children of what is at `from`, where they can be found by mounting them. `None` when one has gone meanwhile.
+    fn clone_children(
+        &self,
+        from: &str,
+        path: &str,
+        dir: &Path,
+    ) -> Result<Option<Children>, StoreError> {
         let mut children = Vec::new();
         for (number, (child, place)) in CHILDREN.iter().enumerate() {
             let at = dir.join(place);
@@ -111,28 +133,21 @@ impl Pool {
                 continue;
             }
             if !there {
-                make_dir(&at)?;
+                make_place(&at)?;
             }
-            self.clone_one(&base, &clone, None)?;
-            self.mounter.mount(&self.zfs, &self.dataset(&clone), &at)?;
+            if !self.clone_one(&base, &clone, None)? {
+                return Ok(None);
+            }
+            self.mount_made(&clone, &at)?;
             children.push(number);
         }
-        Ok(children)
+        Ok(Some(children))
     }
 
-    /// Notes what a result has below it, or that it is not to be known any more.
-    pub(crate) fn know(&self, path: String, children: Option<&Children>) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        match children {
-            Some(children) => drop(known.insert(path, children.clone())),
-            None => drop(known.remove(&path)),
-        }
-    }
-
-    /// Which children of what is at `from` have our snapshot. What this process made itself it need not ask for.
-    fn children_of(&self, from: &str) -> Result<Children, StoreError> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(from).cloned();
-        if let Some(children) = known {
+    /// Which children of what is at `from` have our snapshot. What this process made itself, or has seen at its start, it need
+    /// not ask for.
+    pub(crate) fn children_of(&self, from: &str) -> Result<Children, StoreError> {
+        if let Some(children) = self.known.get(from) {
             return Ok(children);
         }
         let dataset = self.dataset(from);
@@ -153,8 +168,8 @@ impl Pool {
         for number in &children {
             let (child, place) = CHILDREN[*number];
             let at = dir.join(place);
-            make_dir(&at)?;
-            self.mounter.mount(&self.zfs, &self.dataset(&format!("{path}/{child}")), &at)?;
+            make_place(&at)?;
+            self.mount_made(&format!("{path}/{child}"), &at)?;
         }
         Ok(Work { dir, children })
     }
@@ -226,12 +241,18 @@ impl Pool {
 
     /// Mounts what was made a moment ago.
     pub(crate) fn show_made(&self, path: &str) -> Result<(), StoreError> {
-        let (dir, dataset) = (self.dir(path), self.dataset(path));
+        let dir = self.dir(path);
         make_dir(&dir)?;
-        if self.mounter.mount(&self.zfs, &dataset, &dir)? {
-            return Ok(());
+        self.mount_made(path, &dir)
+    }
+
+    /// The same at the directory `at`.
+    pub(crate) fn mount_made(&self, path: &str, at: &Path) -> Result<(), StoreError> {
+        let dataset = self.dataset(path);
+        match self.mounter.mount(&self.zfs, &dataset, at)? {
+            true => Ok(()),
+            false => Err(failed(&format!("mount `{dataset}` at"), at, ErrorKind::NotFound.into())),
         }
-        Err(failed(&format!("mount `{dataset}` at"), &dir, ErrorKind::NotFound.into()))
     }
 
     /// Takes the snapshot of what is at `path` and of its children, all at one moment; on the disk when this returns.
@@ -299,11 +320,21 @@ impl Pool {
 }
 
 /// A place to mount at, for nobody else.
-fn make_dir(dir: &Path) -> Result<(), StoreError> {
+pub(crate) fn make_dir(dir: &Path) -> Result<(), StoreError> {
     match fs::create_dir(dir) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(failed("make", dir, error)),
         _ => Ok(()),
     }
+}
+
+/// The same in a tree, where a step or an image may have put a link, say, which leads elsewhere.
+pub(crate) fn make_place(at: &Path) -> Result<(), StoreError> {
+    match at.symlink_metadata() {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => remove(at)?,
+        Err(_) => {}
+    }
+    make_dir(at)
 }
 
 /// Names of what is in `dir` besides the tree.

@@ -6,7 +6,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -19,6 +19,7 @@ use store_zfs::ZfsStore;
 use common::{BOUND, TestPool, id, leftovers, real, stand_in};
 
 const PLACE: &str = "STORE_ZFS_TEST_PLACE";
+const REPLACED: &str = "STORE_ZFS_TEST_REPLACED";
 const COMMAND: &str = "STORE_ZFS_TEST_COMMAND";
 
 /// More commands than the whole sequence takes.
@@ -86,6 +87,64 @@ fn killed_after(pool: &TestPool, command: u32) -> bool {
     let said = String::from_utf8_lossy(&child.stderr);
     assert!(killed || child.status.success(), "command {command}: {said}");
     killed
+}
+
+/// Has the stand-in wait before it moves a version of a cache to the trash. It says so by the first of the files that this gives, and
+/// goes on when the second is there.
+fn slow_down(pool: &TestPool) -> [PathBuf; 2] {
+    let [asked, go] = ["asked", "go"].map(|name| pool.program.with_file_name(name));
+    let script = fs::read_to_string(&pool.program).unwrap();
+    let slow = format!(
+        "case \"$1 $3\" in 'rename tank/trash/'*)\ntouch '{}'; n=0\n\
+         while [ ! -e '{}' ] && [ $n -lt 2000 ]; do n=$((n + 1)); sleep 0.05; done;;\nesac\nexec",
+        asked.display(),
+        go.display()
+    );
+    fs::write(&pool.program, script.replace("exec", &slow)).unwrap();
+    [asked, go]
+}
+
+/// Not a test by itself: the process that is killed while its command runs on.
+#[test]
+fn child_that_replaces_a_cache() {
+    let Some(place) = std::env::var_os(REPLACED) else { return };
+    let store = open(Path::new(&place));
+    let lease = store.cache(BStr::new("c")).unwrap();
+    write_in(lease.dir(), "1");
+    lease.release().unwrap();
+}
+
+/// Nobody ends what somebody began while a command of theirs is still under way: it would come too late.
+#[test]
+fn what_a_killed_process_has_told_zfs_is_waited_for() {
+    let Some(pool) = stand_in() else { return };
+    prepare(&open(pool.as_ref()));
+    let [asked, go] = slow_down(&pool);
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["child_that_replaces_a_cache", "--exact", "--nocapture"])
+        .env(REPLACED, pool.as_ref())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while !asked.exists() {
+        assert!(begun.elapsed() < BOUND, "nothing is replaced");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let lock = fs::File::open(pool.as_ref().join("state/obuild-zfs/caches")).unwrap();
+    let free = rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    drop(lock);
+    let place = pool.as_ref().to_owned();
+    let next = std::thread::spawn(move || open(&place).reconcile(&[]).map(drop));
+    fs::write(&go, "").unwrap();
+    next.join().unwrap().unwrap();
+    assert!(free.is_err(), "the lock has gone before the command");
+    let store = open(pool.as_ref());
+    store.reconcile(&[]).unwrap();
+    let lease = store.cache(BStr::new("c")).unwrap();
+    assert_eq!(file(lease.dir()).as_deref(), Some("1"));
+    drop(lease);
 }
 
 fn file(path: &Path) -> Option<String> {

@@ -171,6 +171,43 @@ fn mounts(pool: &TestPool) {
     follow(pool, "ok  destroy -r POOL/a");
 }
 
+/// As OBuilder makes the home and the prefix of a step on a Mac, and moves them.
+fn mount_points_that_are_none(pool: &TestPool) {
+    let (root, facts) = (&pool.place.root, |expected: &str| {
+        let listed = pool.zfs("list -Hp -o mounted,mountpoint,canmount POOL/b");
+        let root = pool.place.root.to_str().unwrap();
+        assert_eq!(listed.trim().replace(root, "ROOT").replace('\t', " "), expected);
+    });
+    let set = |what: &str| {
+        let command = format!("ok  set {} POOL/b", what.replace("ROOT", root.to_str().unwrap()));
+        follow(pool, &command);
+    };
+    follow(pool, "ok  create -o canmount=noauto POOL/a\n ok  snapshot POOL/a@snap");
+    follow(pool, "ok  clone -o mountpoint=none POOL/a@snap POOL/b\n no  mount POOL/b");
+    facts("no none on");
+    set("mountpoint=ROOT/shown");
+    facts("yes ROOT/shown on");
+    follow(pool, "no  mount -o ro POOL/b");
+    set("canmount=noauto");
+    facts("yes ROOT/shown noauto");
+    set("mountpoint=none");
+    facts("no none noauto");
+    set("mountpoint=ROOT/shown");
+    facts("no ROOT/shown noauto");
+    follow(pool, "ok  mount -o ro POOL/b");
+    set("mountpoint=none");
+    facts("no none noauto");
+    follow(pool, "ok  create POOL/b/below\n no  mount POOL/b/below\n ok  destroy POOL/b/below");
+    {
+        set("mountpoint=ROOT/shown");
+        follow(pool, "ok  mount POOL/b");
+        let _user = User::of(&root.join("shown"));
+        follow(pool, "no  set mountpoint=none POOL/b");
+        facts("yes ROOT/shown noauto");
+    }
+    follow(pool, "ok  destroy POOL/b\n ok  destroy -r POOL/a");
+}
+
 fn listing(pool: &TestPool) {
     follow(pool, "ok  create -o canmount=noauto POOL/a\n ok  snapshot POOL/a@snap");
     let listed = |line: &str| {
@@ -235,4 +272,4 @@ macro_rules! on_both {
     };
 }
 
-on_both!(clones promotion mounts listing);
+on_both!(clones promotion mounts mount_points_that_are_none listing);

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bstr::BStr;
-use obuilder_core::contracts::Base;
+use obuilder_core::contracts::{Base, Held};
 use obuilder_core::error::{FetchError, StoreError};
 use obuilder_core::finding::{Finding, Repair};
 use obuilder_core::store_trouble;
@@ -20,9 +20,16 @@ use store_zfs::{ZfsFetcher, ZfsStore};
 
 use common::{BOUND, TestPool, id, leftovers, open, real, small_real, small_stand_in, stand_in};
 
-store_trouble!(zfs, real, small_real, open_boxed, leftovers);
-store_trouble!(zfs_by_command, real, small_real, open_by_command, leftovers);
-store_trouble!(stand_in_by_command, stand_in, small_stand_in, open_by_command, leftovers);
+store_trouble!(zfs, real, small_real, open_boxed, leftovers, rounds = 4);
+store_trouble!(zfs_by_command, real, small_real, open_by_command, leftovers, rounds = 4);
+store_trouble!(
+    stand_in_by_command,
+    stand_in,
+    small_stand_in,
+    open_by_command,
+    leftovers,
+    rounds = 4
+);
 
 fn open_boxed(dir: &Path) -> Box<dyn Store> {
     Box::new(open(dir))
@@ -85,6 +92,32 @@ fn a_deleted_base_goes_when_nothing_stands_on_it(pool: &TestPool) {
     assert_eq!(file_of(&store, "a"), "a");
     assert!(store.delete(&id("b")).unwrap());
     eventually_empty(pool);
+}
+
+/// A kept tree is a clone of the result that its step began on.
+fn what_a_kept_tree_stands_on_frees_nothing(pool: &TestPool) {
+    let store = open(pool.as_ref());
+    make_on(&store, "a", Base::Empty);
+    make_on(&store, "b", Base::Result(&id("a")));
+    assert_eq!(store.held().unwrap(), Held::default(), "results are known to stand on results");
+    let running = store.begin(&id("running"), Base::Result(&id("b"))).unwrap();
+    store.begin(&id("bad"), Base::Result(&id("a"))).unwrap().keep().unwrap();
+    let held = store.held().unwrap();
+    let by = [(id("a"), vec![Some(id("bad"))]), (id("b"), vec![None])];
+    assert_eq!(held, Held { by: by.into_iter().collect(), waiting: 0 });
+    assert_eq!(held.besides(&[&id("bad")]), [&id("b")]);
+    running.discard().unwrap();
+    assert!(store.delete(&id("b")).unwrap() && store.delete(&id("a")).unwrap());
+    let begun = Instant::now();
+    while leftovers(pool.as_ref()).len() > 1 {
+        assert!(begun.elapsed() < BOUND, "left: {:?}", leftovers(pool.as_ref()));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let held = store.held().unwrap();
+    assert!(held.by.is_empty() && held.waiting > 0, "{held:?}");
+    assert!(store.delete(&id("bad")).unwrap());
+    eventually_empty(pool);
+    assert_eq!(store.held().unwrap(), Held::default());
 }
 
 fn what_obuilder_left_is_used(pool: &TestPool) {
@@ -421,6 +454,7 @@ on_both!(
     a_check_finds_what_does_not_belong_there
     replaced_versions_of_a_cache_do_not_pile_up
     a_deleted_base_goes_when_nothing_stands_on_it
+    what_a_kept_tree_stands_on_frees_nothing
     what_obuilder_left_is_used
     homes_and_prefixes_of_a_mac_are_cloned_along
     homes_and_prefixes_are_carried_by_command

@@ -464,7 +464,7 @@ fn a_worker_that_cannot_build_takes_no_jobs_until_it_can() {
 
 #[test]
 fn only_a_machine_that_can_build_is_registered_when_that_is_asked_for() {
-    let obuild = std::path::Path::new(env!("CARGO_BIN_EXE_obuild-worker")).with_file_name("obuild");
+    let obuild = Path::new(env!("CARGO_BIN_EXE_obuild-worker")).with_file_name("obuild");
     if !obuild.exists() {
         eprintln!("SKIP: the doctor's gate: `obuild` is not built beside `obuild-worker`");
         return;
@@ -610,8 +610,9 @@ fn results_may_lie_in_a_pool() {
         let client = Client::new(&scheduler, "p").await;
         let spec = "((from scratch) (shell /bin/sh -c) (run (shell \"echo hello\")))";
         let id = client.submit(spec).result().await.unwrap();
-        let listed =
-            Command::new(&zfs).args(["list", "-H", "-t", "snapshot", "-o", "name"]).output();
+        let listed = Command::new(&zfs)
+            .args(["list", "-Hp", "-r", "-t", "snapshot", "-o", "name", "tank"])
+            .output();
         let listed = String::from_utf8(listed.unwrap().stdout).unwrap();
         assert!(listed.contains(&format!("tank/result/{id}@snap")), "{listed}");
         let log = whole_log(&client.submit(spec)).await;

@@ -25,15 +25,21 @@ pub type Leftovers<'a> = &'a dyn Fn(&Path) -> Vec<String>;
 const ROLE: &str = "OBUILDER_TEST_ROLE";
 const PLACE: &str = "OBUILDER_TEST_PLACE";
 
+/// The role of a process that makes results which others make too; the number of them follows.
+const RACE: &str = "race ";
+
 /// How long anything here may take, even on a busy machine.
 const BOUND: Duration = Duration::from_secs(120);
 
 /// Makes a test of each check, in a module for the store: `place` and `open` are those of
 /// [`store_conformance!`](crate::store_conformance), `small` gives a place with room for at most 64 MiB, and `leftovers` is
-/// a [`Leftovers`].
+/// a [`Leftovers`]. Where a result takes many commands, `rounds` tells how many each of the racing processes makes instead of 20.
 #[macro_export]
 macro_rules! store_trouble {
     ($name:ident, $place:expr, $small:expr, $open:expr, $leftovers:expr) => {
+        $crate::store_trouble!($name, $place, $small, $open, $leftovers, rounds = 20);
+    };
+    ($name:ident, $place:expr, $small:expr, $open:expr, $leftovers:expr, rounds = $rounds:expr) => {
         mod $name {
             use super::*;
 
@@ -71,7 +77,13 @@ macro_rules! store_trouble {
                 if let Some(place) = ($place)() {
                     let place: &::std::path::Path = ::std::convert::AsRef::as_ref(&place);
                     let child = concat!(stringify!($name), "::child_process");
-                    $crate::testing::trouble::many_processes(&$open, &$leftovers, place, child);
+                    $crate::testing::trouble::many_processes(
+                        &$open,
+                        &$leftovers,
+                        place,
+                        child,
+                        $rounds,
+                    );
                 }
             }
 
@@ -160,14 +172,14 @@ pub fn child(open: Open<'_>) {
                 lease.release().unwrap();
             }
         }
-        "race" => {
+        other => {
+            let rounds = other.strip_prefix(RACE).unwrap().parse::<usize>().unwrap();
             ready();
-            for round in 0..4 {
+            for round in 0..rounds {
                 make(&*store, &format!("race {round}"), Base::Empty).unwrap();
                 store.reconcile(&[]).unwrap();
             }
         }
-        other => panic!("{other}"),
     }
 }
 
@@ -211,15 +223,22 @@ pub fn kills_leave_whole_results(
     }
 }
 
-/// Processes that do the same at once, and sweep meanwhile, do not disturb each other.
-pub fn many_processes(open: Open<'_>, leftovers: Leftovers<'_>, place: &Path, child: &str) {
+/// Processes that do the same `rounds` times at once, and sweep meanwhile, do not disturb each other.
+pub fn many_processes(
+    open: Open<'_>,
+    leftovers: Leftovers<'_>,
+    place: &Path,
+    child: &str,
+    rounds: usize,
+) {
     drop(open(place));
-    let mut racing: Vec<_> = (0..3).map(|_| spawn(place, child, "race")).collect();
+    let role = format!("{RACE}{rounds}");
+    let mut racing: Vec<_> = (0..3).map(|_| spawn(place, child, &role)).collect();
     for process in &mut racing {
         assert!(process.wait().unwrap().success());
     }
     let store = open(place);
-    assert_eq!(store.results().unwrap().len(), 4);
+    assert_eq!(store.results().unwrap().len(), rounds);
     store.reconcile(&[]).unwrap();
     eventually_empty(leftovers, place);
 }

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use state::{Dataset, Done, Pool, Snapshot};
+use state::{Dataset, Done, NONE, Pool, Snapshot};
 use tree_copy::{Options, copy_tree, remove_tree};
 
 /// Options and what follows them.
@@ -116,7 +116,7 @@ fn create(pool: &mut Pool, line: &Line, from: Option<&str>) -> Done {
         Some(source) => drop(io(copy_tree(&source, &pool.live(&name)?, &Options::default()))?),
         None => io(fs::create_dir(pool.live(&name)?))?,
     }
-    if noauto { Ok(()) } else { pool.mount(&name) }
+    if noauto || pool.mountpoint(&name) == NONE { Ok(()) } else { pool.mount(&name) }
 }
 
 fn snapshot(pool: &mut Pool, line: &Line) -> Done {
@@ -266,12 +266,23 @@ fn promote(pool: &mut Pool, line: &Line) -> Done {
 fn set(pool: &mut Pool, line: &Line) -> Done {
     let (name, value) = property(line.name(0)?)?;
     let dataset = line.name(1)?.to_owned();
-    if name != "mountpoint" {
-        return Err(format!("cannot set property for '{dataset}': the stand-in knows no '{name}'"));
+    match (name.as_str(), value.as_str()) {
+        ("mountpoint", _) => set_mountpoint(pool, &dataset, value),
+        // What is mounted stays so, and what is not is not by this.
+        ("canmount", "on" | "noauto") => {
+            pool.get_mut(&dataset)?.noauto = value == "noauto";
+            Ok(())
+        }
+        _ => Err(format!("cannot set property for '{dataset}': the stand-in knows no '{name}'")),
     }
-    let mounted = pool.hide(&dataset)?;
-    pool.get_mut(&dataset)?.mountpoint = Some(value);
-    if mounted { pool.mount(&dataset) } else { Ok(()) }
+}
+
+/// What had no mount point is mounted as soon as it has one, unless it is never mounted by itself.
+fn set_mountpoint(pool: &mut Pool, dataset: &str, value: String) -> Done {
+    let had_none = pool.mountpoint(dataset) == NONE;
+    let mounted = pool.hide(dataset)? || (had_none && !pool.get(dataset)?.noauto);
+    pool.get_mut(dataset)?.mountpoint = Some(value);
+    if mounted && pool.mountpoint(dataset) != NONE { pool.mount(dataset) } else { Ok(()) }
 }
 
 fn list(pool: &Pool, line: &Line) -> Done {
@@ -322,6 +333,7 @@ fn row(pool: &Pool, name: &str, line: &Line) -> Done<String> {
             Ok(if found.mounted.is_some() { "yes" } else { "no" }.to_owned())
         }
         ("mountpoint", Some(_), _) => Ok(pool.mountpoint(name)),
+        ("canmount", Some(found), _) => Ok(if found.noauto { "noauto" } else { "on" }.to_owned()),
         ("origin", Some(found), _) => Ok(found.origin.clone().unwrap_or_else(dash)),
         ("clones", _, Some(_)) if pool.clones(name).is_empty() => Ok(dash()),
         ("clones", _, Some(_)) => Ok(pool.clones(name).join(",")),
@@ -330,7 +342,8 @@ fn row(pool: &Pool, name: &str, line: &Line) -> Done<String> {
             Ok(if found.deferred { "on" } else { "off" }.to_owned())
         }
         (
-            "guid" | "clones" | "origin" | "mounted" | "mountpoint" | "available" | "defer_destroy",
+            "guid" | "clones" | "origin" | "mounted" | "mountpoint" | "canmount" | "available"
+            | "defer_destroy",
             ..,
         ) => Ok(dash()),
         _ => Err(format!("bad property list: invalid property '{column}'")),

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+/// A mount point that is none.
+pub(crate) const NONE: &str = "none";
+
 pub(crate) type Done<T = ()> = Result<T, String>;
 
 #[derive(Default, Serialize, Deserialize)]
@@ -81,7 +84,10 @@ impl Pool {
         let own = self.datasets.get(name).and_then(|dataset| dataset.mountpoint.clone());
         match (own, name.rsplit_once('/')) {
             (Some(own), _) => own,
-            (None, Some((parent, last))) => format!("{}/{last}", self.mountpoint(parent)),
+            (None, Some((parent, last))) => match self.mountpoint(parent) {
+                none if none == NONE => none,
+                parent => format!("{parent}/{last}"),
+            },
             (None, None) => format!("/{name}"),
         }
     }
@@ -102,6 +108,9 @@ impl Pool {
         let failed = |error: std::io::Error| format!("cannot mount '{}': {error}", at.display());
         if self.get(name)?.mounted.is_some() {
             return Err(format!("cannot mount '{name}': filesystem already mounted"));
+        }
+        if at == Path::new(NONE) {
+            return Err(format!("cannot mount '{name}': no mountpoint set"));
         }
         let (live, number) = (self.live(name)?, self.get(name)?.number);
         let moved = fs::create_dir_all(&at).and_then(|()| fs::rename(&at, self.under(number)));

@@ -11,6 +11,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use obuilder_core::contracts::{Carrier, Carry};
 use obuilder_core::error::StoreError;
 
+use super::mounted;
 use crate::command::Zfs;
 use crate::layout::{Place, SNAPSHOT, failed};
 use crate::mount::{CHILDREN, Mounter, is_place};
@@ -36,17 +37,13 @@ impl Mounter for Kernel {
 
     /// A snapshot is mounted by itself, so that nothing can write to it.
     fn show(&self, _: &Zfs, dataset: &str, at: &Path) -> Result<bool, StoreError> {
-        if is_mounted(at) {
-            return Ok(true);
-        }
-        if !mount_one(&format!("{dataset}@{SNAPSHOT}"), at, MsFlags::MS_RDONLY)? {
+        if !show_one(dataset, at)? {
             return Ok(false);
         }
         for (child, place) in CHILDREN {
             // Where there is no place for it, none was ever shown.
             if is_place(at, place) {
-                let snapshot = format!("{dataset}/{child}@{SNAPSHOT}");
-                mount_one(&snapshot, &at.join(place), MsFlags::MS_RDONLY)?;
+                show_one(&format!("{dataset}/{child}"), &at.join(place))?;
             }
         }
         Ok(true)
@@ -107,7 +104,20 @@ fn mount_one(source: &str, at: &Path, more: MsFlags) -> Result<bool, StoreError>
     }
 }
 
-/// Whether anything is; there is but one thing that can be.
+/// Mounts the snapshot of `dataset`, unless it is mounted there: a killed process may have mounted a part of a tree. What else is
+/// mounted there, such as what an OBuilder is making, is no result. Says whether there is one.
+fn show_one(dataset: &str, at: &Path) -> Result<bool, StoreError> {
+    let snapshot = format!("{dataset}@{SNAPSHOT}");
+    if is_mounted(at) {
+        let source = mounted::source(at).map_err(|e| failed("look at", at, e))?;
+        if source.is_some_and(|source| source == *snapshot) {
+            return Ok(true);
+        }
+    }
+    mount_one(&snapshot, at, MsFlags::MS_RDONLY)
+}
+
+/// Whether anything is.
 fn is_mounted(at: &Path) -> bool {
     let device = |path: &Path| rustix::fs::lstat(path).map(|found| found.st_dev);
     matches!((device(at), at.parent().map(device)), (Ok(own), Some(Ok(parent))) if own != parent)

@@ -1,6 +1,7 @@
 //! What Linux has of its own.
 
 mod kernel;
+mod mounted;
 
 use crate::mount::{ByCommand, Mounter};
 

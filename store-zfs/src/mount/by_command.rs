@@ -1,8 +1,9 @@
 //! Mounting by `zfs mount`, which works wherever `zfs` does, and takes several commands for what the kernel does in one call.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use obuilder_core::contracts::Carry;
 use obuilder_core::error::StoreError;
@@ -16,14 +17,24 @@ use crate::layout::{Place, SNAPSHOT};
 /// For what nothing is to write to, for as long as it is mounted.
 const READ_ONLY: &[&str] = &["-o", "ro"];
 
+/// The mount point of what OBuilder has nowhere.
+const NONE: &str = "none";
+
 /// The commands. A snapshot is shown by its dataset, which nobody writes to after the snapshot was taken.
 #[derive(Debug, Default)]
 pub(crate) struct ByCommand {
     table: Arc<Table>,
+    /// Those that OBuilder has nowhere, and this process has mounted somewhere.
+    moved: Mutex<BTreeSet<String>>,
 }
 
 impl ByCommand {
-    /// Mounts what is not mounted.
+    fn moved(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Mounts what is not mounted. Before it gets a mount point, it must not be of those that are mounted by themselves, as
+    /// OBuilder's are: at once now, and whenever the pool comes up from then on.
     fn mount_found(
         &self,
         zfs: &Zfs,
@@ -33,12 +44,45 @@ impl ByCommand {
     ) -> Result<(), StoreError> {
         let (name, action) = (&found.name, format!("mount `{}` at `{}`", found.name, at.display()));
         if found.mountpoint != at {
+            if !found.noauto {
+                zfs.act(&action, &["set", "canmount=noauto", name])?;
+            }
             zfs.act(&action, &["set", &format!("mountpoint={}", at.to_string_lossy()), name])?;
         }
         if !found.mounted {
-            zfs.act(&action, &[&["mount"], more, &[name]].concat())?;
+            let mounted = zfs.act(&action, &[&["mount"], more, &[name]].concat());
+            // Somebody else may have done it since we looked.
+            mounted.or_else(|error| match table::is_mounted_at(zfs, name, at)? {
+                true => Ok(()),
+                false => Err(error),
+            })?;
+        }
+        if found.mountpoint == Path::new(NONE) {
+            self.moved().insert(name.clone());
         }
         self.table.note(name, true, Some(at));
+        Ok(())
+    }
+
+    /// What OBuilder has nowhere is nowhere again; that unmounts it too.
+    fn unmount_found(&self, zfs: &Zfs, name: &str, force: bool) -> Result<(), StoreError> {
+        let action = format!("unmount `{name}`");
+        let nowhere = ["set", "mountpoint=none", name];
+        let is_moved = self.moved().contains(name);
+        let words: &[&str] = if is_moved { &nowhere } else { &["unmount", name] };
+        // Somebody else may have done it.
+        let worth = || table::is_mounted(zfs, name).unwrap_or(true);
+        let plain = zfs.act_patiently(&action, words, worth);
+        let done = plain.or_else(|error| match force && worth() {
+            true => {
+                zfs.act(&action, &["unmount", "-f", name])?;
+                if is_moved { zfs.act(&action, &nowhere) } else { Ok(()) }
+            }
+            false => Err(error),
+        });
+        done.or_else(|error| if worth() { Err(error) } else { Ok(()) })?;
+        self.moved().remove(name);
+        self.table.note(name, false, None);
         Ok(())
     }
 }
@@ -51,7 +95,7 @@ impl Mounter for ByCommand {
 
     /// One look tells all there is to know.
     fn show(&self, zfs: &Zfs, dataset: &str, at: &Path) -> Result<bool, StoreError> {
-        let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name,mounted,mountpoint"];
+        let wanted = ["-r", "-t", "filesystem,snapshot", "-o", table::COLUMNS];
         let rows = zfs.table(&wanted, &[dataset])?;
         let is_there = |name: &str| rows.iter().find(|row| row[0] == name);
         if is_there(&format!("{dataset}@{SNAPSHOT}")).is_none() {
@@ -83,20 +127,7 @@ impl Mounter for ByCommand {
         mounted.retain(|found| found.mounted);
         // What is mounted in another goes first.
         mounted.sort_by_key(|found| Reverse(found.mountpoint.as_os_str().len()));
-        for found in mounted {
-            let action = format!("unmount `{}`", found.name);
-            let words = ["unmount", found.name.as_str()];
-            // Somebody else may have done it.
-            let worth = || table::is_mounted(zfs, &found.name).unwrap_or(true);
-            let plain = zfs.act_patiently(&action, &words, worth);
-            let done = plain.or_else(|error| match force && worth() {
-                true => zfs.act(&action, &["unmount", "-f", &found.name]),
-                false => Err(error),
-            });
-            done.or_else(|error| if worth() { Err(error) } else { Ok(()) })?;
-            self.table.note(&found.name, false, None);
-        }
-        Ok(())
+        mounted.iter().try_for_each(|found| self.unmount_found(zfs, &found.name, force))
     }
 
     fn born(&self, dataset: &str, at: &Path) {

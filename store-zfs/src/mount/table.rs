@@ -14,6 +14,8 @@ pub(super) struct Found {
     pub(super) name: String,
     pub(super) mounted: bool,
     pub(super) mountpoint: PathBuf,
+    /// Whether it is never mounted by itself: not when the pool comes up, nor when it gets a mount point.
+    pub(super) noauto: bool,
 }
 
 /// Those that this process has made, by name.
@@ -26,7 +28,12 @@ impl Table {
     }
 
     pub(super) fn born(&self, dataset: &str, at: &Path) {
-        let found = Found { name: dataset.to_owned(), mounted: false, mountpoint: at.to_owned() };
+        let found = Found {
+            name: dataset.to_owned(),
+            mounted: false,
+            mountpoint: at.to_owned(),
+            noauto: true,
+        };
         self.own().insert(dataset.to_owned(), found);
     }
 
@@ -66,9 +73,12 @@ impl Table {
     }
 }
 
+/// What [`read`] wants to know.
+pub(super) const COLUMNS: &str = "name,mounted,mountpoint,canmount";
+
 /// The same as `zfs` tells it.
 fn look(zfs: &Zfs, dataset: &str) -> Result<Vec<Found>, StoreError> {
-    let wanted = ["-r", "-t", "filesystem", "-o", "name,mounted,mountpoint"];
+    let wanted = ["-r", "-t", "filesystem", "-o", COLUMNS];
     Ok(zfs.table(&wanted, &[dataset])?.iter().map(|row| read(row)).collect())
 }
 
@@ -77,9 +87,19 @@ pub(super) fn is_mounted(zfs: &Zfs, dataset: &str) -> Result<bool, StoreError> {
     Ok(look(zfs, dataset)?.first().is_some_and(|found| found.mounted))
 }
 
-/// A row of name, mounted and mount point.
+/// Whether it is mounted at `at`, as `zfs` tells it.
+pub(super) fn is_mounted_at(zfs: &Zfs, dataset: &str, at: &Path) -> Result<bool, StoreError> {
+    Ok(look(zfs, dataset)?.first().is_some_and(|found| found.mounted && found.mountpoint == at))
+}
+
+/// A row of [`COLUMNS`].
 pub(super) fn read(row: &[String]) -> Found {
-    Found { mounted: row[1] == "yes", mountpoint: PathBuf::from(&row[2]), name: row[0].clone() }
+    Found {
+        name: row[0].clone(),
+        mounted: row[1] == "yes",
+        mountpoint: PathBuf::from(&row[2]),
+        noauto: row[3] != "on",
+    }
 }
 
 fn is_in(name: &str, dataset: &str) -> bool {
