@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use git_context::{GitContexts, Ssh};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use obuild_worker::agent::{Agent, Control, Leaving};
@@ -46,6 +47,9 @@ const GIT_VARIABLES: [&str; 10] = [
     "SSL_CERT_FILE",
     "GIT_SSL_CAINFO",
 ];
+/// Longest wait for the lock of a worker that was killed, and how often it is tried meanwhile.
+const LINGERING: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_millis(50);
 /// Longest wait for preparations that were called off.
 const PREPARING: Duration = Duration::from_secs(10);
 
@@ -120,7 +124,7 @@ async fn serve(settings: Settings) -> Result<Leaving, Stop> {
 
 /// Puts in order what a killed worker has left, and looks whether this one can build.
 fn prepare(settings: Settings, cancel: &Cancel) -> Result<Prepared, Stop> {
-    let alone = state_dir(&settings)?;
+    let alone = state_dir(&settings, cancel)?;
     if settings.options.require_healthy {
         doctor::gate(&settings.options)?;
     }
@@ -211,16 +215,29 @@ async fn obey(mut signals: Signals, control: Control) {
     signal_hook::low_level::exit(130)
 }
 
-/// Makes the state directory, which one worker at a time may use.
-fn state_dir(settings: &Settings) -> Result<Flock<std::fs::File>, Stop> {
+/// Makes the state directory, which one worker at a time may use. What a killed one has just started may hold its lock for a moment.
+fn state_dir(settings: &Settings, cancel: &Cancel) -> Result<Flock<std::fs::File>, Stop> {
     let dir = &settings.state_dir;
     let failed = |error: &dyn std::fmt::Display| {
         Stop::system(format!("failed to prepare the state directory `{}`: {error}", dir.display()))
     };
     make_private(&settings.agent.log_dir).map_err(|error| failed(&error))?;
     let lock = std::fs::File::create(dir.join("worker.lock")).map_err(|error| failed(&error))?;
-    Flock::lock(lock, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, _)| failed(&"another obuild-worker is using it"))
+    let end = Instant::now() + LINGERING;
+    let mut lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock);
+    while let Err((file, Errno::EWOULDBLOCK)) = lock {
+        if Instant::now() >= end || cancel.wait_timeout(RETRY) {
+            return Err(failed(&"another obuild-worker is using it"));
+        }
+        lock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+    }
+    lock.map_err(|(_, error)| failed(&error))
+}
+
+fn make_private(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(dir)?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
 }
 
 /// What Git is given of `environment`. It does not read `HTTP_PROXY`, which means the same to everybody else.
@@ -232,12 +249,6 @@ fn git_environment(mut environment: Vec<(OsString, OsString)>) -> Vec<(OsString,
         environment.push(("http_proxy".into(), proxy));
     }
     environment
-}
-
-fn make_private(dir: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::create_dir_all(dir)?;
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
 }
 
 fn jobs(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Jobs, Stop> {
