@@ -6,10 +6,13 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bstr::BStr;
 use obuilder_core::ResultId;
 use obuilder_core::error::StoreError;
+use rustix::io::Errno;
+use rustix::process::Pid;
 
 use crate::command::{Rows, Zfs, ZfsFailed};
 use crate::known::Known;
@@ -20,6 +23,10 @@ use crate::sweep::entries;
 
 /// The newest format of [`Pool`] this program knows.
 const FORMAT: u32 = 1;
+
+/// Longest wait for the last command of a process that was killed, and how soon to look again.
+const LAST_COMMAND: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The snapshot that makes a dataset a result, a kept tree, a cache's version or a base image.
 pub(crate) const SNAPSHOT: &str = "snap";
@@ -362,11 +369,27 @@ impl Pool {
         }
     }
 
-    /// Whether the opening PID-RANDOM of a store has ended.
+    /// Whether the opening PID-RANDOM of a store has ended. A `zfs` that a killed process has started goes on with what it was told,
+    /// and has its locks as long: that is waited for, within bounds, as whoever looks later would have to look again.
     pub(crate) fn has_gone(&self, opening: &str) -> Result<bool, StoreError> {
         let path = self.alive(opening);
-        Locked::is_held(&path).map(|held| !held).map_err(|e| failed("look at", &path, e))
+        let held = || Locked::is_held(&path).map_err(|e| failed("look at", &path, e));
+        let end = Instant::now() + LAST_COMMAND;
+        while held()? {
+            if is_running(opening) || Instant::now() >= end {
+                return Ok(false);
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(true)
     }
+}
+
+/// Whether there is a process with the number that an opening's name begins with.
+fn is_running(opening: &str) -> bool {
+    let number = opening.split_once('-').and_then(|(pid, _)| pid.parse().ok());
+    let Some(pid) = number.and_then(Pid::from_raw) else { return true };
+    !matches!(rustix::process::test_kill_process(pid), Err(Errno::SRCH))
 }
 
 /// Whether what is named `name` in `group` can be ours or OBuilder's at all.
