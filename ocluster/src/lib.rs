@@ -1,6 +1,6 @@
 //! OCluster's wire protocol: how a worker, a scheduler and a client find each other, and what they say.
 //!
-//! Start with [`uri`]: a capability URI names a service and the one server that may offer it. [`connect`] connects to it,
+//! Start with [`uri`]: a capability URI names a service and the one server that may offer it. [`connect()`] connects to it,
 //! over TLS that knows the server by its public key alone, and gives its bootstrap capability. The other modules are one
 //! for each interface, with plain types; the code generated from `schema.capnp` stays private to them.
 //!
