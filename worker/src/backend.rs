@@ -10,23 +10,20 @@ use obuild_worker::metrics::{Metrics, set};
 use obuild_worker::text::chain;
 use obuilder_core::cache::ResultCache;
 use obuilder_core::interpreter::Builder;
-use sandbox_macos::{Account, BuildUserSandbox, Config, Fuse, Isolation};
-use store_rsync::{Mode, RsyncStore, WarmTrees};
+use sandbox_macos::{Account, BuildUserSandbox, Config, Fuse};
+use store_rsync::{RsyncStore, WarmTrees};
 
 use crate::Stop;
+use crate::options::Options;
 use crate::settings::Settings;
 
 /// Everything that builds of specs need; `None` without a store.
 pub(crate) fn builder(settings: &Settings, metrics: &Metrics) -> Result<Option<Builder>, Stop> {
-    let Some(url) = &settings.options.obuilder_store else { return Ok(None) };
-    let path = url.strip_prefix("rsync:").map(PathBuf::from).filter(|path| path.is_absolute());
-    let path = path.ok_or_else(|| {
-        Stop::usage(format!(
-            "`{url}` is not a store that this version can use; write `rsync:/path`"
-        ))
-    })?;
-    let mode = settings.options.rsync_mode.as_deref().unwrap_or("auto");
-    let mode: Mode = mode.parse().map_err(|error| Stop::usage(format!("--rsync-mode: {error}")))?;
+    let Some(path) = store_path(&settings.options)? else {
+        tracing::warn!("no store is named (--obuilder-store): jobs with specs will be refused");
+        return Ok(None);
+    };
+    let mode = crate::values::mode(&settings.options)?;
     let options = &settings.options;
     let slots = options.slots.unwrap_or(1);
     // One for each step that may run, and one more for two jobs in turns.
@@ -41,10 +38,21 @@ pub(crate) fn builder(settings: &Settings, metrics: &Metrics) -> Result<Option<B
     opened.notes.iter().for_each(|text| tracing::info!("{text}"));
     let sandbox = sandbox(settings, &path)?;
     sandbox.recover().map_err(|error| Stop::system(chain(&error)))?;
-    let dirs = DirFetcher::new(images(settings, &path));
+    let dirs = DirFetcher::new(image_dirs(&settings.options, &path).into_iter().map(image_dir));
     let (oci, docker) = (options.steps.oci(&settings.state_dir)?, options.steps.docker()?);
     let fetcher = Arc::new(Images { dirs, oci, docker });
     Ok(Some(Builder { cache, sandbox: Arc::new(sandbox), fetcher }))
+}
+
+/// The directory of the store, if one is named.
+pub(crate) fn store_path(options: &Options) -> Result<Option<PathBuf>, Stop> {
+    let Some(url) = &options.obuilder_store else { return Ok(None) };
+    let path = url.strip_prefix("rsync:").map(PathBuf::from).filter(|path| path.is_absolute());
+    path.map(Some).ok_or_else(|| {
+        Stop::usage(format!(
+            "--obuilder-store: `{url}` is not a store that this version can use; write `rsync:/path`"
+        ))
+    })
 }
 
 /// The sandbox, in which steps see neither the store nor what is this worker's own.
@@ -52,15 +60,7 @@ fn sandbox(settings: &Settings, store: &Path) -> Result<BuildUserSandbox, Stop> 
     let options = &settings.options;
     let prefix = options.user_prefix.as_deref().unwrap_or("mac");
     let (first, slots) = (options.uid.unwrap_or(705), options.slots.unwrap_or(1));
-    if slots == 0 || first.checked_add(slots).is_none() {
-        return Err(Stop::usage(format!("there are no {slots} users from {first} on")));
-    }
-    let isolation = match options.isolation.as_deref() {
-        None => Isolation::default(),
-        Some("full") => Isolation::Full,
-        Some("users") => Isolation::Users,
-        Some(other) => return Err(Stop::usage(format!("`{other}` is neither full nor users"))),
-    };
+    let isolation = crate::values::isolation(options)?;
     let home = match (&options.home, &options.fuse) {
         (Some(home), _) => home.clone(),
         (None, Some(mount)) => mount.join("users/builder"),
@@ -90,14 +90,13 @@ fn served_by_ourselves(mount: PathBuf) -> Result<Fuse, Stop> {
 }
 
 /// Where base images are looked for: beside the store, and on macOS where they are customary.
-fn images(settings: &Settings, store: &Path) -> Vec<ImageDir> {
-    let given = &settings.options.images;
-    if !given.is_empty() {
-        return given.iter().cloned().map(image_dir).collect();
+pub(crate) fn image_dirs(options: &Options, store: &Path) -> Vec<PathBuf> {
+    if !options.images.is_empty() {
+        return options.images.clone();
     }
     let beside = store.parent().unwrap_or(store).join("images");
     let homes = cfg!(target_os = "macos").then(|| PathBuf::from("/Users"));
-    [beside].into_iter().chain(homes).map(image_dir).collect()
+    [beside].into_iter().chain(homes).collect()
 }
 
 /// In the place of people's homes only what is declared an image is one.
