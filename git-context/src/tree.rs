@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
-use obuilder_core::bstr::{self, BString, ByteSlice};
+use obuilder_core::bstr::{BString, ByteSlice};
 
 use crate::commit::CommitId;
 use crate::error::{Ending, Error, Result};
@@ -47,7 +47,8 @@ pub(crate) struct Tree {
     links: HashMap<u64, BString>,
     /// Such hashes of directories: their paths, each with all its parents, are too long to be kept.
     dirs: HashSet<u64>,
-    last_dir: BString,
+    /// The directory that the listing is in: its components, each with the hash of the path to it.
+    within: Vec<(BString, u64)>,
     hasher: RandomState,
 }
 
@@ -139,24 +140,30 @@ impl Tree {
     }
 
     fn remember_link(&mut self, path: &[u8]) {
-        let folded = folded_path(path);
-        self.links.insert(self.hasher.hash_one(&folded[..]), path.into());
+        let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        let hash = self.hash(name);
+        self.links.insert(hash, path.into());
     }
 
-    /// Remembers the directories on the way to `path`; says how many are new.
+    /// The hash of `name` in the directory that the listing is in.
+    fn hash(&self, name: &[u8]) -> u64 {
+        let parent = self.within.last().map_or(0, |(_, hash)| *hash);
+        self.hasher.hash_one((parent, &folded(name)[..]))
+    }
+
+    /// Remembers the directories on the way to `path`; says how many are new. The listing goes through one after the other.
     fn remember_dirs(&mut self, path: &[u8]) -> u64 {
-        let Some(slash) = path.rfind_byte(b'/') else { return 0 };
-        let dir = &path[..slash];
-        // The listing goes through one directory after the other.
-        if self.last_dir == dir {
-            return 0;
+        let mut parts: Vec<_> = path.split(|&byte| byte == b'/').collect();
+        parts.pop();
+        let same = self.within.iter().zip(&parts).take_while(|((one, _), other)| one == *other);
+        let same = same.count();
+        self.within.truncate(same);
+        for part in &parts[same..] {
+            let hash = self.hash(part);
+            self.dirs.insert(hash);
+            self.within.push(((*part).into(), hash));
         }
-        self.last_dir = dir.into();
-        let folded = folded_path(dir);
-        let before = self.dirs.len();
-        let ends = folded.find_iter("/").chain([folded.len()]);
-        self.dirs.extend(ends.map(|end| self.hasher.hash_one(&folded[..end])));
-        (self.dirs.len() - before) as u64
+        (parts.len() - same) as u64
     }
 
     /// A link or submodule `a` and a directory `A` are one thing on a Mac, and what goes into the directory would go through the link.
@@ -204,12 +211,7 @@ pub(crate) fn is_dot_git(name: &[u8]) -> bool {
     matches!(name.trim_end_with(|c| matches!(c, '.' | ' ')), b".git" | b"git~1")
 }
 
-/// What filesystems that ignore case compare of a path.
-fn folded_path(path: &[u8]) -> BString {
-    bstr::join("/", path.split(|&byte| byte == b'/').map(folded)).into()
-}
-
-/// The same of a name.
+/// What filesystems that ignore case compare of a name.
 fn folded(name: &[u8]) -> BString {
     match name.to_str() {
         Ok(text) if text.is_ascii() => text.to_ascii_lowercase().into(),

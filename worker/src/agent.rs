@@ -19,7 +19,8 @@ use crate::job_log::JobLog;
 use crate::metrics::{Metrics, add, set};
 use crate::weight::{Scale, Weights};
 
-/// Most logs of jobs that have ended and are still held, and most of them on disk: each of these takes a descriptor.
+/// Most logs of jobs that have ended and are still held, and most of them on disk, each of which takes a descriptor, unless there is
+/// capacity for more jobs than half of that.
 const MOST_ENDED_LOGS: usize = 2000;
 const MOST_ENDED_FILES: usize = 100;
 
@@ -48,7 +49,7 @@ pub struct Config {
     pub log_dir: PathBuf,
     /// Most bytes of one job's log.
     pub log_cap: u64,
-    /// Most bytes of all logs of jobs that have ended and are still held; the oldest make room.
+    /// Most bytes on disk of all logs of jobs that have ended and are still held; the oldest make room.
     pub ended_logs_cap: u64,
     /// Longest time for one job.
     pub job_timeout: Option<Duration>,
@@ -117,17 +118,19 @@ impl State {
         }
     }
 
-    /// Forgets the oldest logs of jobs that have ended, until the others take no more than `cap` bytes and are few enough.
-    fn make_room(&self, cap: u64) {
+    /// Forgets the oldest logs of jobs that have ended, until the others take no more than `cap` bytes of the disk and are few enough.
+    fn make_room(&self, cap: u64, most_files: usize) {
         let jobs = self.jobs.borrow();
         let kept =
             || jobs.iter().filter_map(|(at, job)| Some((at, job, job.log().kept_after_its_end()?)));
-        let mut all = kept().fold((0, 0, 0), |(bytes, files, logs), (_, _, kept)| {
-            (bytes + kept.bytes, files + usize::from(kept.file), logs + 1)
-        });
+        let mut all =
+            kept().fold((0, 0, 0), |(bytes, files, logs), (_, _, kept)| match kept.file {
+                true => (bytes + kept.bytes, files + 1, logs + 1),
+                false => (bytes, files, logs + 1),
+            });
         for (number, job, kept) in kept() {
             let many = all.2 > MOST_ENDED_LOGS;
-            if !many && all.0 <= cap && all.1 <= MOST_ENDED_FILES {
+            if !many && all.0 <= cap && all.1 <= most_files {
                 return;
             }
             if many || kept.file {
@@ -136,7 +139,8 @@ impl State {
                     kept.bytes
                 );
                 job.log().forget();
-                all = (all.0 - kept.bytes, all.1 - usize::from(kept.file), all.2 - 1);
+                let (bytes, files) = if kept.file { (kept.bytes, 1) } else { (0, 0) };
+                all = (all.0 - bytes, all.1 - files, all.2 - 1);
             }
         }
     }
@@ -207,14 +211,16 @@ impl<E: Executor> Agent<E> {
                 Err(lost) => lost,
             };
             set(&self.metrics.registered, 0);
+            add(&self.metrics.reconnects, 1);
             // Nobody can hear of these any more; what they have built stays in the store.
             self.state.cancel_all();
             let wait = backoff.wait();
-            add(&self.metrics.reconnects, 1);
-            tracing::warn!(
-                "no scheduler ({lost}); the next attempt is in {:.1} s",
-                wait.as_secs_f64()
-            );
+            if self.state.leaving.get().is_none() {
+                tracing::warn!(
+                    "no scheduler ({lost}); the next attempt is in {:.1} s",
+                    wait.as_secs_f64()
+                );
+            }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.state.until(|s| s.leaving.get().is_some() && s.running.get() == 0) => {}
@@ -227,6 +233,7 @@ impl<E: Executor> Agent<E> {
         let (job, executor, metrics) = (job.clone(), self.executor.clone(), self.metrics.clone());
         let (state, limit) = (self.state.clone(), self.config.job_timeout);
         let logs_cap = self.config.ended_logs_cap;
+        let most_files = MOST_ENDED_FILES.max(2 * self.config.capacity as usize);
         add(&metrics.accepted, 1);
         let weight = self.config.weights.of(&descr.cache_hint).min(self.config.capacity);
         state.running.set(state.running.get() + 1);
@@ -253,7 +260,7 @@ impl<E: Executor> Agent<E> {
                 began.elapsed().as_secs_f64()
             );
             job.finish(outcome);
-            state.make_room(logs_cap);
+            state.make_room(logs_cap, most_files);
             add(&metrics.log_bytes, job.log().len());
             metrics.ended(result, began.elapsed());
             state.running.set(state.running.get() - 1);

@@ -11,19 +11,21 @@ use obuild_worker::text::chain;
 use obuilder_core::cache::ResultCache;
 use obuilder_core::contracts::{Carry, Store};
 use obuilder_core::interpreter::Builder;
-use sandbox_macos::{Account, BuildUserSandbox, Config, Fuse, Isolation};
+use sandbox_macos::{Account, BuildUserSandbox, Config, Fuse};
 use store_any::StoreUrl;
-use store_rsync::{Mode, RsyncStore, WarmTrees};
+use store_rsync::{RsyncStore, WarmTrees};
 use store_zfs::{ZfsFetcher, ZfsStore};
 
 use crate::Stop;
+use crate::options::Options;
 use crate::settings::Settings;
 
 /// Everything that builds of specs need; `None` without a store.
 pub(crate) fn builder(settings: &Settings, metrics: &Metrics) -> Result<Option<Builder>, Stop> {
-    let Some(url) = &settings.options.obuilder_store else { return Ok(None) };
-    let url =
-        StoreUrl::parse(url).map_err(|error| Stop::usage(format!("--obuilder-store: {error}")))?;
+    let Some(url) = store_url(&settings.options)? else {
+        tracing::warn!("no store is named (--obuilder-store): jobs with specs will be refused");
+        return Ok(None);
+    };
     let path = url.path.clone();
     let (store, pool) = store(settings, url, metrics)?;
     set(&metrics.slots, u64::from(settings.options.slots.unwrap_or(1)));
@@ -31,8 +33,8 @@ pub(crate) fn builder(settings: &Settings, metrics: &Metrics) -> Result<Option<B
     opened.notes.iter().for_each(|text| tracing::info!("{text}"));
     let sandbox = sandbox(settings, &path, cache.store().carry())?;
     sandbox.recover().map_err(|error| Stop::system(chain(&error)))?;
-    let dirs = DirFetcher::new(images(settings, &path));
     let options = &settings.options;
+    let dirs = DirFetcher::new(image_dirs(options, &path).into_iter().map(image_dir));
     let (oci, docker) = (options.steps.oci(&settings.state_dir)?, options.steps.docker()?);
     let fetcher = Arc::new(Images { pool, dirs, oci, docker });
     Ok(Some(Builder { cache, sandbox: Arc::new(sandbox), fetcher }))
@@ -51,11 +53,10 @@ fn store(
         return Ok((Arc::new(store), Some(images)));
     }
     let options = &settings.options;
-    let mode = options.rsync_mode.as_deref().unwrap_or("auto");
-    let mode: Mode = mode.parse().map_err(|error| Stop::usage(format!("--rsync-mode: {error}")))?;
     // One for each step that may run, and one more for two jobs in turns.
     let most = options.slots.unwrap_or(1) as usize + 1;
     let warm = WarmTrees { most, ..WarmTrees::default() };
+    let mode = crate::values::mode(options)?;
     let store = RsyncStore::open_with(&url.path, mode, warm).map_err(failed)?;
     let store = Arc::new(store.fast_sync(options.steps.fast_sync));
     let counted = store.clone();
@@ -63,20 +64,18 @@ fn store(
     Ok((store, None))
 }
 
+/// The store, if one is named.
+pub(crate) fn store_url(options: &Options) -> Result<Option<StoreUrl>, Stop> {
+    let url = options.obuilder_store.as_deref().map(StoreUrl::parse).transpose();
+    url.map_err(|error| Stop::usage(format!("--obuilder-store: {error}")))
+}
+
 /// The sandbox, in which steps see neither the store nor what is this worker's own.
 fn sandbox(settings: &Settings, store: &Path, carry: Carry) -> Result<BuildUserSandbox, Stop> {
     let options = &settings.options;
     let prefix = options.user_prefix.as_deref().unwrap_or("mac");
     let (first, slots) = (options.uid.unwrap_or(705), options.slots.unwrap_or(1));
-    if slots == 0 || first.checked_add(slots).is_none() {
-        return Err(Stop::usage(format!("there are no {slots} users from {first} on")));
-    }
-    let isolation = match options.isolation.as_deref() {
-        None => Isolation::default(),
-        Some("full") => Isolation::Full,
-        Some("users") => Isolation::Users,
-        Some(other) => return Err(Stop::usage(format!("`{other}` is neither full nor users"))),
-    };
+    let isolation = crate::values::isolation(options)?;
     let home = match (&options.home, &options.fuse) {
         (Some(home), _) => home.clone(),
         (None, Some(mount)) => mount.join("users/builder"),
@@ -107,14 +106,13 @@ fn served_by_ourselves(mount: PathBuf) -> Result<Fuse, Stop> {
 }
 
 /// Where base images are looked for: beside the store, and on macOS where they are customary.
-fn images(settings: &Settings, store: &Path) -> Vec<ImageDir> {
-    let given = &settings.options.images;
-    if !given.is_empty() {
-        return given.iter().cloned().map(image_dir).collect();
+pub(crate) fn image_dirs(options: &Options, store: &Path) -> Vec<PathBuf> {
+    if !options.images.is_empty() {
+        return options.images.clone();
     }
     let beside = store.parent().unwrap_or(store).join("images");
     let homes = cfg!(target_os = "macos").then(|| PathBuf::from("/Users"));
-    [beside].into_iter().chain(homes).map(image_dir).collect()
+    [beside].into_iter().chain(homes).collect()
 }
 
 /// In the place of people's homes only what is declared an image is one.

@@ -70,6 +70,12 @@ impl Docker {
         self
     }
 
+    /// Makes room for images if there is too little.
+    pub fn make_room(&self, log: &JobLog, cancel: &Cancel) {
+        // The build asks for a place again, as it has to when it is cancelled.
+        drop(self.space.as_ref().map(|space| space.place(log, cancel)));
+    }
+
     /// Does the job `descr` with the context `src`; gives what the pushed image is known by, or nothing.
     pub fn build(
         &self,

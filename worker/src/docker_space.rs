@@ -48,6 +48,9 @@ impl DockerSpace {
             log.write(b"Waiting until there is room for Docker's images\n");
             let _alone = acquire(cancel, || self.used.try_write())?;
             self.prune(cancel);
+            if cancel.is_cancelled() {
+                return None;
+            }
             // With enough room the next shortage need not wait.
             *last = self.scarce().then(Instant::now);
         }
@@ -90,7 +93,7 @@ impl DockerSpace {
             });
             if let Err(error) = done {
                 tracing::warn!("failed to prune Docker's images: {error}");
-                break;
+                return;
             }
         }
         self.metrics.pruned_docker(began.elapsed());

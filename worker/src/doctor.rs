@@ -24,7 +24,8 @@ struct Check {
 /// Shows a person what `obuild doctor` finds.
 pub(crate) fn show(options: Options) -> Result<ExitCode, Stop> {
     let options = options.with_file()?;
-    let mut command = doctor(&options);
+    crate::values::check(&options)?;
+    let mut command = doctor(&options)?;
     let status = command.status().map_err(|error| missing(&command, &error))?;
     let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
     Ok(ExitCode::from(code))
@@ -32,12 +33,14 @@ pub(crate) fn show(options: Options) -> Result<ExitCode, Stop> {
 
 /// Refuses a machine on which builds cannot run.
 pub(crate) fn gate(options: &Options) -> Result<(), Stop> {
-    let mut command = doctor(options);
-    command.arg("--json").stderr(Stdio::null());
+    let mut command = doctor(options)?;
+    command.arg("--json");
     let output = command.output().map_err(|error| missing(&command, &error))?;
     let report: Report = serde_json::from_slice(&output.stdout).map_err(|error| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let why = if said.trim().is_empty() { error.to_string() } else { said.trim().to_owned() };
         Stop::system(format!(
-            "`obuild doctor` has ended with {} and no report: {error}",
+            "`obuild doctor` has ended with {} and no report: {why}",
             output.status
         ))
     })?;
@@ -53,7 +56,7 @@ pub(crate) fn gate(options: &Options) -> Result<(), Stop> {
 }
 
 /// `obuild doctor` with the settings of `options`, and none of a configuration file of its own.
-fn doctor(options: &Options) -> Command {
+fn doctor(options: &Options) -> Result<Command, Stop> {
     let mut command = Command::new(obuild());
     command.arg("doctor").stdin(Stdio::null());
     command.env("OBUILD_CONFIG", "/dev/null");
@@ -73,10 +76,14 @@ fn doctor(options: &Options) -> Command {
     for (flag, value) in flags {
         command.args(value.into_iter().flat_map(|value| [flag.into(), value]));
     }
-    for images in &options.images {
+    let store = crate::backend::store_url(options)?;
+    for images in store.iter().flat_map(|url| crate::backend::image_dirs(options, &url.path)) {
         command.arg("--images").arg(images);
     }
-    command
+    for prefix in &options.prefixes {
+        command.arg("--prefixes").arg(prefix);
+    }
+    Ok(command)
 }
 
 /// The `obuild` that came with this program, or whichever there is.

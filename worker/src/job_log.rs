@@ -12,7 +12,7 @@ use ocluster::job::LogChunk;
 use tokio::sync::Notify;
 
 /// Most bytes given at once. The original gives 10 KiB; a backlog is read faster in larger pieces.
-pub const LARGEST_CHUNK: usize = 64 * 1024;
+pub const LARGEST_CHUNK: usize = 256 * 1024;
 /// Most bytes of one log that are in memory, and not on disk; with it most logs need no file.
 pub const MOST_IN_MEMORY: usize = 16 * 1024;
 

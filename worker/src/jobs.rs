@@ -46,6 +46,12 @@ impl Executor for Jobs {
         if job.secrets.len() > MOST_SECRETS.0 || bytes > MOST_SECRETS.1 {
             return Outcome::Failed("The job brings too many secrets, or too large ones".into());
         }
+        // Before the sources are got: these want room, too.
+        match (&job.action, &self.space) {
+            (Action::Docker(_), _) => self.docker.make_room(log, cancel),
+            (_, Some(space)) => space.before_a_job(cancel),
+            _ => {}
+        }
         let src = match self.sources(job, include_git, log, cancel) {
             Ok(src) => src,
             Err(git_context::Error::Cancelled) => return Outcome::Cancelled,
@@ -56,9 +62,6 @@ impl Executor for Jobs {
                 self.docker.build(build, src.path(), &job.secrets, log, cancel)
             }
             (Action::Obuilder { spec }, Some(obuilder)) => {
-                if let Some(space) = &self.space {
-                    space.before_a_job(cancel);
-                }
                 obuilder.build(spec, src.path(), &job.secrets, log, cancel)
             }
             _ => Outcome::Failed("This worker is not configured for use with OBuilder!".into()),

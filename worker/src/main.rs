@@ -12,6 +12,7 @@ mod operate;
 mod options;
 mod settings;
 mod steps;
+mod values;
 mod work;
 
 use std::ffi::OsString;

@@ -36,8 +36,6 @@ pub struct Metrics {
     pub slots: AtomicU64,
     /// Bytes of logs written.
     pub log_bytes: AtomicU64,
-    /// Percentage of the store's volume that is free, when last looked at.
-    pub free_percent: AtomicU64,
     /// Number of prunings.
     pub prunes: AtomicU64,
     /// Results that pruning has deleted.
@@ -54,6 +52,8 @@ pub struct Metrics {
     docker_prunes: Mutex<(Duration, u64)>,
     /// Counts the trees that the store keeps warm.
     warm_trees: OnceLock<Count>,
+    /// Measures what of the store's volume is free, in percent.
+    space_free: OnceLock<Measure>,
 }
 
 /// Counts something whenever it is asked.
@@ -62,6 +62,15 @@ struct Count(Box<dyn Fn() -> u64 + Send + Sync>);
 impl std::fmt::Debug for Count {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Count")
+    }
+}
+
+/// Measures something whenever it is asked, if it can.
+struct Measure(Box<dyn Fn() -> Option<f64> + Send + Sync>);
+
+impl std::fmt::Debug for Measure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Measure")
     }
 }
 
@@ -96,6 +105,13 @@ impl Metrics {
         let mut prunes = self.docker_prunes.lock().unwrap_or_else(PoisonError::into_inner);
         prunes.0 += took;
         prunes.1 += 1;
+    }
+
+    /// Has the percentage of the store's volume that is free measured by `measure`, whenever somebody looks. The first such call
+    /// counts; without any there is no store.
+    pub fn measure_space(&self, measure: impl Fn() -> Option<f64> + Send + Sync + 'static) {
+        // The first stays.
+        let _ = self.space_free.set(Measure(Box::new(measure)));
     }
 
     /// Has the trees that the store keeps warm counted by `count`, whenever somebody looks. The first such call counts.
@@ -165,12 +181,14 @@ impl Metrics {
             "Number of cache misses",
             get(&self.cache_misses),
         );
-        text.one(
-            "ocluster_worker_obuilder_space_free",
-            "gauge",
-            "Percentage of the store's volume that is free",
-            get(&self.free_percent),
-        );
+        if let Some(percent) = self.space_free.get().and_then(|measure| (measure.0)()) {
+            text.one(
+                "ocluster_worker_obuilder_space_free",
+                "gauge",
+                "Percentage of the store's volume that is free",
+                percent,
+            );
+        }
         text.one("obuild_worker_capacity", "gauge", "Jobs done at once", get(&self.capacity));
         text.one(
             "obuild_worker_registered",
@@ -181,7 +199,7 @@ impl Metrics {
         text.one(
             "obuild_worker_reconnects_total",
             "counter",
-            "Times the scheduler was lost",
+            "Times the scheduler was lost, or not found, and looked for again",
             get(&self.reconnects),
         );
         text.one(
@@ -259,6 +277,7 @@ mod tests {
         set(&metrics.running, 2);
         set(&metrics.slots, 2);
         metrics.count_warm_trees(|| 7);
+        metrics.measure_space(|| Some(42.5));
         metrics.ended("ok", Duration::from_millis(1500));
         metrics.ended("ok", Duration::from_millis(500));
         let text = metrics.text();
@@ -272,6 +291,7 @@ mod tests {
             "obuild_worker_steps_total{end=\"killed\"} 0",
             "obuild_worker_slots 2",
             "obuild_worker_warm_trees 7",
+            "ocluster_worker_obuilder_space_free 42.5",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
         }

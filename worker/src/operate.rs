@@ -192,6 +192,9 @@ fn program(args: &Install) -> Result<String, Stop> {
         args.program.clone().map_or_else(std::env::current_exe, Ok).map_err(|error| {
             Stop::system(format!("failed to find this program on disk: {error}"))
         })?;
+    if !path.is_file() {
+        return Err(Stop::usage(format!("--program: there is no file `{}`", path.display())));
+    }
     let text = path.to_str().map(str::to_owned);
     text.ok_or_else(|| Stop::usage(format!("`{}` is not UTF-8", path.display())))
 }

@@ -187,6 +187,7 @@ impl Accepted {
             ($($field:ident),*) => { $(self.$field = self.$field.take().or(file.$field);)* };
         }
         below!(docker_max_df_size, obuilder_prune_limit);
+        below!(docker_cpus, docker_isolation, docker_memory, docker_network);
         below!(obuilder_prune_item_threshold, fallback, fuse_path, scoreboard, brew_path, color);
         self.no_fuse |= file.no_fuse;
     }
@@ -228,6 +229,7 @@ impl Options {
         below!(obuilder_healthcheck, obuilder_prune_threshold, rsync_mode, home, uid, user_prefix);
         below!(slots, isolation, fuse, prune_threshold);
         below_list!(
+            prefixes,
             job_weight,
             additional_metrics,
             git_file_root,
@@ -336,7 +338,8 @@ mod tests {
         let path = dir.path().join("worker.toml");
         std::fs::write(
             &path,
-            "name = \"file\"\ncapacity = 3\nallow-push = [\"x\"]\nmax-processes = 0\nbrew-path = \"/x\"\n",
+            "name = \"file\"\ncapacity = 3\nallow-push = [\"x\"]\nmax-processes = 0\n\
+             brew-path = \"/x\"\nprefixes = [\"/p\"]\ndocker-cpus = 2.0\n",
         )
         .unwrap();
         let given = path.to_str().unwrap();
@@ -344,7 +347,9 @@ mod tests {
         assert_eq!((options.name.as_deref(), options.capacity), (Some("flag"), Some(3)));
         assert_eq!(options.allow_push, ["x"]);
         assert!(options.steps.limits().is_err(), "the file's limit counts");
-        assert_eq!(options.accepted.given(), ["--brew-path"], "what has no effect is told");
+        assert_eq!(options.prefixes, [PathBuf::from("/p")]);
+        let told = options.accepted.given();
+        assert_eq!(told, ["--brew-path", "--docker-cpus"], "what has no effect is told");
         std::fs::write(&path, "nmae = \"x\"\n").unwrap();
         let error = parse(&["--config", given]).with_file().unwrap_err();
         assert!(error.text.contains("nmae"), "{}", error.text);

@@ -36,6 +36,7 @@ impl Settings {
     /// Reads the options, and the capability.
     pub(crate) fn new(options: Options) -> Result<Self, Stop> {
         let options = options.with_file()?;
+        crate::values::check(&options)?;
         let missing = |name: &str| Stop::usage(format!("--{name} is missing"));
         let cap = options.connect.clone().ok_or_else(|| missing("connect"))?;
         let name =

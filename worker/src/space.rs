@@ -8,7 +8,7 @@ use obuilder_core::Cancel;
 use obuilder_core::cache::{GcLimits, ResultCache};
 use obuilder_core::units;
 
-use crate::metrics::{Metrics, add, set};
+use crate::metrics::{Metrics, add};
 
 /// How soon room is made again.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -51,6 +51,11 @@ impl Space {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let part = (percent / 100.0).clamp(0.0, 1.0);
+        let measured = cache.clone();
+        metrics.measure_space(move || {
+            let usage = measured.store().usage().ok()?;
+            Some(usage.free as f64 * 100.0 / usage.total.max(1) as f64)
+        });
         let (pruning, done) = (AtomicBool::new(false), (Mutex::default(), Condvar::new()));
         Arc::new(Self { cache, layers, metrics, part, pruning, done })
     }
@@ -92,8 +97,6 @@ impl Space {
         let usage = usage
             .inspect_err(|error| tracing::warn!("failed to measure the store: {error}"))
             .ok()?;
-        let percent = usage.free as f64 * 100.0 / usage.total.max(1) as f64;
-        set(&self.metrics.free_percent, percent as u64);
         Some(Room { free: usage.free, wanted: self.part_of(usage.total) })
     }
 
@@ -118,9 +121,10 @@ impl Space {
         let space = self.clone();
         let thread = std::thread::Builder::new().name("prune".into());
         let begun = thread.spawn(move || {
-            space.prune();
-            let scarce = space.room().is_some_and(|room| room.scarce());
-            space.end(if scarce { LONG_PAUSE } else { PAUSE });
+            let freed = space.prune();
+            let rooms = [space.room(), space.room_for_layers()];
+            let scarce = rooms.iter().flatten().any(Room::scarce);
+            space.end(if scarce && !freed { LONG_PAUSE } else { PAUSE });
         });
         if let Err(error) = begun {
             tracing::error!("failed to make room: {error}");
@@ -128,20 +132,26 @@ impl Space {
         }
     }
 
-    /// Deletes layers that can be had again, and then results, until there is room; neither caches nor what was used lately.
-    fn prune(&self) {
-        if [self.room(), self.room_for_layers()].iter().flatten().any(Room::scarce) {
+    /// Deletes layers that can be had again where these lie, and results, until there is room; neither caches nor what was used
+    /// lately. Says whether anything has gone.
+    fn prune(&self) -> bool {
+        let mut gone = false;
+        if self.room_for_layers().is_some_and(|room| room.scarce()) {
             match self.layers.prune(SystemTime::now() - LATELY) {
                 Ok(0) => {}
-                Ok(freed) => tracing::info!("made room: layers of images, {}", units::size(freed)),
+                Ok(freed) => {
+                    gone = true;
+                    tracing::info!("made room: layers of images, {}", units::size(freed));
+                }
                 Err(error) => tracing::warn!("failed to delete layers of images: {error}"),
             }
         }
-        let Some(room) = self.room().filter(Room::scarce) else { return };
+        let Some(room) = self.room().filter(Room::scarce) else { return gone };
         let limits =
             GcLimits { min_free: Some(room.wanted), spare: Some(LATELY), ..GcLimits::default() };
         match self.cache.gc(&limits, false) {
             Ok(report) => {
+                gone |= !report.deleted.is_empty();
                 add(&self.metrics.pruned, report.deleted.len() as u64);
                 tracing::info!("made room: {} results have gone", report.deleted.len());
             }
@@ -155,6 +165,7 @@ impl Space {
                 units::size(room.wanted)
             );
         }
+        gone
     }
 
     fn end(&self, pause: Duration) {

@@ -225,6 +225,9 @@ fn state_dir(settings: &Settings, cancel: &Cancel) -> Result<Flock<std::fs::File
     let lock = std::fs::File::create(dir.join("worker.lock")).map_err(|error| failed(&error))?;
     let end = Instant::now() + LINGERING;
     let mut lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock);
+    if matches!(lock, Err((_, Errno::EWOULDBLOCK))) {
+        tracing::warn!("another obuild-worker is using `{}`; waiting for it", dir.display());
+    }
     while let Err((file, Errno::EWOULDBLOCK)) = lock {
         if Instant::now() >= end || cancel.wait_timeout(RETRY) {
             return Err(failed(&"another obuild-worker is using it"));
@@ -258,8 +261,7 @@ fn jobs(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Jobs, Stop> {
     config.environment = git_environment(crate::given(&GIT_VARIABLES));
     config.ssh = match (&options.git_ssh_key, &options.git_known_hosts) {
         (Some(key), Some(hosts)) => Some(Ssh { key: key.clone(), known_hosts: hosts.clone() }),
-        (None, None) => None,
-        _ => return Err(Stop::usage("--git-ssh-key and --git-known-hosts go together")),
+        _ => None,
     };
     let contexts = GitContexts::open(config).map_err(|error| Stop::system(chain(&error)))?;
     let builder = backend::builder(settings, metrics)?;

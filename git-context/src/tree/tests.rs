@@ -96,6 +96,8 @@ fn directories_are_entries_too() {
     assert_eq!(entries("a/b/c/y"), 1);
     assert_eq!(entries("a/b/x"), 1);
     assert_eq!(entries("a/d/x"), 2);
+    // One directory on some disks, two on others.
+    assert_eq!(entries("A/b/x"), 3);
 }
 
 #[test]

@@ -27,6 +27,7 @@ const TURNS: u32 = 32;
 impl<E: Executor> Agent<E> {
     /// Connects, registers and works; gives why it leaves, or what became of the scheduler.
     pub(super) async fn session(&self, backoff: &mut Backoff) -> Result<Leaving, String> {
+        tracing::info!("looking for the scheduler at {}", self.config.scheduler.address);
         let connected = tokio::select! {
             connected = ocluster::connect(&self.config.scheduler, &self.config.connect) => connected,
             () = self.state.until(|s| s.leaving.get().is_some() && s.running.get() == 0) => {
