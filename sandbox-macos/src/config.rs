@@ -67,6 +67,17 @@ pub enum Isolation {
     Users,
 }
 
+impl Isolation {
+    /// The one that is named so; `None` if none is.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "full" => Some(Self::Full),
+            "users" => Some(Self::Users),
+            _ => None,
+        }
+    }
+}
+
 impl Config {
     /// One build user, `mac705`, in `home`, with `/usr/local` shown as `~/local`.
     pub fn new(home: impl Into<PathBuf>) -> Self {
@@ -96,6 +107,16 @@ impl Config {
 }
 
 impl Account {
+    /// Most build users that one sandbox has.
+    pub const MOST: u32 = 256;
+
+    /// Whether the names of build users may begin so. Linux allows 32 characters in a user name; the number takes up to ten.
+    pub fn may_begin_with(prefix: &str) -> bool {
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
+        let begins = prefix.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+        begins && prefix.chars().all(good) && prefix.len() <= 22
+    }
+
     /// As many accounts as wanted, numbered from `first` on, each named `prefix` and its number.
     pub fn several(prefix: &str, first: u32, count: usize) -> Vec<Self> {
         (first..).take(count).map(|uid| Self { name: format!("{prefix}{uid}"), uid }).collect()

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sandbox_macos::Isolation;
+use sandbox_macos::{Account, Isolation};
 
 use super::place::Place;
 use super::resolve::Settings;
@@ -428,9 +428,6 @@ pub(crate) static SETTINGS: [Setting; 32] = [
     },
 ];
 
-/// More build users than this are a slip of the finger.
-const MOST_SLOTS: u32 = 256;
-
 /// Reads the value of a [`Form::Switch`].
 pub(crate) fn switch(text: &str) -> Result<bool, String> {
     match text {
@@ -467,17 +464,13 @@ fn uid(text: &str) -> Result<(), String> {
 
 /// Reads how much steps are kept apart.
 pub(crate) fn isolation(text: &str) -> Result<Isolation, String> {
-    match text {
-        "full" => Ok(Isolation::Full),
-        "users" => Ok(Isolation::Users),
-        _ => Err(format!("`{text}` is neither `full` nor `users`")),
-    }
+    Isolation::named(text).ok_or_else(|| format!("`{text}` is neither `full` nor `users`"))
 }
 
 fn slots(text: &str) -> Result<(), String> {
     match text.parse::<u32>() {
-        Ok(1..=MOST_SLOTS) => Ok(()),
-        _ => Err(format!("`{text}` is not a number from 1 to {MOST_SLOTS}")),
+        Ok(1..=Account::MOST) => Ok(()),
+        _ => Err(format!("`{text}` is not a number from 1 to {}", Account::MOST)),
     }
 }
 
@@ -497,13 +490,7 @@ fn processes(text: &str) -> Result<(), String> {
 }
 
 fn user_prefix(text: &str) -> Result<(), String> {
-    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
-    let first = text.chars().next();
-    // Linux allows 32 characters in a user name; the number takes up to ten.
-    if first.is_some_and(|c| c.is_ascii_lowercase() || c == '_')
-        && text.chars().all(good)
-        && text.len() <= 22
-    {
+    if Account::may_begin_with(text) {
         return Ok(());
     }
     Err(format!("`{text}` cannot begin a user name: lower-case letters, digits, `_` and `-`"))

@@ -5,20 +5,17 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, TryLockError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use obuilder_core::Cancel;
 use ocluster::{DockerBuild, Dockerfile, Secret};
 
-use crate::docker_space::DockerSpace;
+use crate::docker_space::{DockerSpace, acquire};
 use crate::job::Outcome;
 use crate::job_log::JobLog;
 use crate::metrics::Metrics;
 use crate::process::{Failure, Program};
-
-/// How soon to look again whether another push has ended.
-const RETRY: Duration = Duration::from_millis(100);
 
 /// Most bytes that are read of what an image is known by.
 const MOST_DIGESTS: usize = 1 << 20;
@@ -175,16 +172,7 @@ impl Build<'_> {
             ));
         }
         let began = Instant::now();
-        let _alone = loop {
-            match self.docker.pushing.try_lock() {
-                Ok(alone) => break alone,
-                Err(TryLockError::Poisoned(alone)) => break alone.into_inner(),
-                Err(TryLockError::WouldBlock) if self.cancel.wait_timeout(RETRY) => {
-                    return Err("cancelled".into());
-                }
-                Err(TryLockError::WouldBlock) => {}
-            }
-        };
+        let _alone = acquire(self.cancel, || self.docker.pushing.try_lock()).ok_or("cancelled")?;
         let config = self.dir.display().to_string();
         let with = |args: &[&str]| {
             ["--config", &config].iter().chain(args).map(|&arg| arg.to_owned()).collect::<Vec<_>>()
@@ -265,6 +253,8 @@ fn inside(src: &Path, path: &str) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+
+    use std::time::Duration;
 
     use super::*;
 

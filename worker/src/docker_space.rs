@@ -10,6 +10,7 @@ use obuilder_core::Cancel;
 use crate::job_log::JobLog;
 use crate::metrics::Metrics;
 use crate::process::Program;
+use crate::within::within;
 
 /// Where Docker keeps its images on Linux.
 pub const DOCKER_ROOT: &str = "/var/lib/docker";
@@ -78,19 +79,8 @@ impl DockerSpace {
             let mut command = Command::new(&self.program);
             command.args([what, "prune", "-af"]);
             let said = JobLog::new(&std::env::temp_dir(), 1 << 20);
-            let (bound, _passed_on) = cancel.child();
-            let ended = Cancel::new();
-            let done = std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    if !ended.wait_timeout(LONGEST) {
-                        bound.cancel();
-                    }
-                });
-                let program = Program { label: "docker-prune", command, stdin: b"" };
-                let done = program.run(&said, &bound);
-                ended.cancel();
-                done
-            });
+            let program = Program { label: "docker-prune", command, stdin: b"" };
+            let (done, _) = within(LONGEST, cancel, |cancel| program.run(&said, cancel));
             if let Err(error) = done {
                 tracing::warn!("failed to prune Docker's images: {error}");
                 return;
@@ -101,7 +91,10 @@ impl DockerSpace {
 }
 
 /// Waits for a lock; `None` when that was cancelled.
-fn acquire<T>(cancel: &Cancel, attempt: impl Fn() -> Result<T, TryLockError<T>>) -> Option<T> {
+pub(crate) fn acquire<T>(
+    cancel: &Cancel,
+    attempt: impl Fn() -> Result<T, TryLockError<T>>,
+) -> Option<T> {
     loop {
         match attempt() {
             Ok(lock) => return Some(lock),

@@ -12,6 +12,7 @@ use obuilder_core::spec::Spec;
 use crate::agent::Control;
 use crate::metrics::{Metrics, set};
 use crate::text::chain;
+use crate::within::within;
 
 const SPEC: &[u8] = b"((from scratch) (shell /bin/sh -c) (run (shell \"echo healthcheck\")))";
 /// Longest time that the trivial step may run.
@@ -34,23 +35,10 @@ fn bounded(
     cancel: &Cancel,
     check: impl FnOnce(&Cancel) -> Result<(), String>,
 ) -> Result<(), String> {
-    let ((bound, _passed_on), ended) = (cancel.child(), Cancel::new());
-    std::thread::scope(|scope| {
-        let timer = scope.spawn(|| {
-            let late = !ended.wait_timeout(longest);
-            if late {
-                bound.cancel();
-            }
-            late
-        });
-        let checked = check(&bound);
-        ended.cancel();
-        // A timer has nothing to panic about.
-        let late = timer.join().unwrap_or(false);
-        checked.map_err(|why| match late {
-            true => format!("it took longer than {} s", longest.as_secs()),
-            false => why,
-        })
+    let (checked, late) = within(longest, cancel, check);
+    checked.map_err(|why| match late {
+        true => format!("it took longer than {} s", longest.as_secs()),
+        false => why,
     })
 }
 

@@ -14,6 +14,7 @@ pub mod job;
 pub mod job_log;
 pub mod metrics;
 pub mod weight;
+mod within;
 
 pub mod agent;
 

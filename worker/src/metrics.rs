@@ -51,24 +51,15 @@ pub struct Metrics {
     /// How long prunings of Docker took.
     docker_prunes: Mutex<(Duration, u64)>,
     /// Counts the trees that the store keeps warm.
-    warm_trees: OnceLock<Count>,
+    warm_trees: OnceLock<Measure<u64>>,
     /// Measures what of the store's volume is free, in percent.
-    space_free: OnceLock<Measure>,
+    space_free: OnceLock<Measure<Option<f64>>>,
 }
 
-/// Counts something whenever it is asked.
-struct Count(Box<dyn Fn() -> u64 + Send + Sync>);
+/// Measures something whenever it is asked.
+struct Measure<T>(Box<dyn Fn() -> T + Send + Sync>);
 
-impl std::fmt::Debug for Count {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Count")
-    }
-}
-
-/// Measures something whenever it is asked, if it can.
-struct Measure(Box<dyn Fn() -> Option<f64> + Send + Sync>);
-
-impl std::fmt::Debug for Measure {
+impl<T> std::fmt::Debug for Measure<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Measure")
     }
@@ -117,7 +108,7 @@ impl Metrics {
     /// Has the trees that the store keeps warm counted by `count`, whenever somebody looks. The first such call counts.
     pub fn count_warm_trees(&self, count: impl Fn() -> u64 + Send + Sync + 'static) {
         // The first stays.
-        let _ = self.warm_trees.set(Count(Box::new(count)));
+        let _ = self.warm_trees.set(Measure(Box::new(count)));
     }
 
     /// All of them.

@@ -63,12 +63,11 @@ impl Space {
     /// Has room made in the background when there is less than there should be, and waits for it only when there is less
     /// than half of that.
     pub fn before_a_job(self: &Arc<Self>, cancel: &Cancel) {
-        let rooms = [self.room(), self.room_for_layers()];
-        let scarce = || rooms.iter().flatten().filter(|room| room.scarce());
-        if scarce().next().is_some() {
+        let scarce = self.scarce();
+        if !scarce.is_empty() {
             self.begin();
         }
-        if scarce().all(|room| room.free >= room.wanted / 2) {
+        if scarce.iter().all(|room| room.free >= room.wanted / 2) {
             return;
         }
         tracing::info!("a job waits until there is room in the store");
@@ -86,9 +85,15 @@ impl Space {
 
     /// Looks again while jobs run.
     pub fn look(self: &Arc<Self>) {
-        if [self.room(), self.room_for_layers()].iter().flatten().any(Room::scarce) {
+        if !self.scarce().is_empty() {
             self.begin();
         }
+    }
+
+    /// Where there is too little.
+    fn scarce(&self) -> Vec<Room> {
+        let rooms = [self.room(), self.room_for_layers()];
+        rooms.into_iter().flatten().filter(Room::scarce).collect()
     }
 
     /// What there is for results.
@@ -122,9 +127,7 @@ impl Space {
         let thread = std::thread::Builder::new().name("prune".into());
         let begun = thread.spawn(move || {
             let freed = space.prune();
-            let rooms = [space.room(), space.room_for_layers()];
-            let scarce = rooms.iter().flatten().any(Room::scarce);
-            space.end(if scarce && !freed { LONG_PAUSE } else { PAUSE });
+            space.end(if !freed && !space.scarce().is_empty() { LONG_PAUSE } else { PAUSE });
         });
         if let Err(error) = begun {
             tracing::error!("failed to make room: {error}");

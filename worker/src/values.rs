@@ -2,21 +2,19 @@
 
 use std::path::Path;
 
-use sandbox_macos::Isolation;
+use sandbox_macos::{Account, Isolation};
 use store_rsync::Mode;
 
 use crate::Stop;
 use crate::options::Options;
 
-/// As many as `obuild` has.
-const MOST_SLOTS: u32 = 256;
-
 /// Says what is wrong with the first option that is.
 pub(crate) fn check(options: &Options) -> Result<(), Stop> {
     let wrong = |name: &str, why: String| Stop::usage(format!("--{name}: {why}"));
     let slots = options.slots.unwrap_or(1);
-    if !(1..=MOST_SLOTS).contains(&slots) {
-        return Err(wrong("slots", format!("`{slots}` is not a number from 1 to {MOST_SLOTS}")));
+    if !(1..=Account::MOST).contains(&slots) {
+        let why = format!("`{slots}` is not a number from 1 to {}", Account::MOST);
+        return Err(wrong("slots", why));
     }
     match options.uid {
         Some(0) => return Err(wrong("uid", "a build user must not be root (0)".into())),
@@ -25,7 +23,8 @@ pub(crate) fn check(options: &Options) -> Result<(), Stop> {
         }
         _ => {}
     }
-    if let Some(prefix) = options.user_prefix.as_deref().filter(|prefix| !begins_a_name(prefix)) {
+    let prefix = options.user_prefix.as_deref();
+    if let Some(prefix) = prefix.filter(|prefix| !Account::may_begin_with(prefix)) {
         let why = "cannot begin a user name: lower-case letters, digits, `_` and `-`";
         return Err(wrong("user-prefix", format!("`{prefix}` {why}")));
     }
@@ -63,24 +62,11 @@ pub(crate) fn check(options: &Options) -> Result<(), Stop> {
 /// The original's names of levels.
 const LEVELS: [&str; 7] = ["quiet", "app", "error", "warning", "warn", "info", "debug"];
 
-/// By the rules of every system that has users; Linux allows 32 characters, of which the number takes up to ten.
-fn begins_a_name(prefix: &str) -> bool {
-    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
-    let first = prefix.chars().next();
-    let begins = first.is_some_and(|c| c.is_ascii_lowercase() || c == '_');
-    begins && prefix.chars().all(good) && prefix.len() <= 22
-}
-
 /// How much steps are kept apart from the machine.
 pub(crate) fn isolation(options: &Options) -> Result<Isolation, Stop> {
-    match options.isolation.as_deref() {
-        None => Ok(Isolation::default()),
-        Some("full") => Ok(Isolation::Full),
-        Some("users") => Ok(Isolation::Users),
-        Some(other) => {
-            Err(Stop::usage(format!("--isolation: `{other}` is neither full nor users")))
-        }
-    }
+    let Some(name) = options.isolation.as_deref() else { return Ok(Isolation::default()) };
+    let wrong = || Stop::usage(format!("--isolation: `{name}` is neither full nor users"));
+    Isolation::named(name).ok_or_else(wrong)
 }
 
 /// How trees get into an rsync store.

@@ -307,7 +307,8 @@ fn a_soak_leaves_nothing_behind() {
     let ((first, state), last) = (first.unwrap(), held(&worker, &place));
     eprintln!("{rounds} rounds, {total:?}; after four {first:?}, at the end {last:?}");
     assert!(last.descriptors <= first.descriptors + 4, "{first:?}, then {last:?}");
-    assert!(last.threads <= first.threads + 8, "{first:?}, then {last:?}");
+    // Those of the pool go when they have had nothing to do for ten seconds.
+    eventually("threads are as before", || worker.threads() <= first.threads + 2);
     let state = (state, place.bytes("state"));
     assert!(state.1 <= state.0 + (64 << 10), "the state directory grows: {state:?}");
     if let Some(stored) = stored.map(|stored| (stored, place.bytes("store"))) {
