@@ -12,6 +12,7 @@ use obuilder_core::error::StoreError;
 
 use crate::command::Zfs;
 use crate::layout::{Place, SNAPSHOT};
+use crate::tree::Children;
 
 pub(crate) use by_command::ByCommand;
 
@@ -40,6 +41,12 @@ pub(crate) trait Mounter: Debug + Send + Sync {
     /// Whether `dataset` has our snapshot. At the directory `at`, if there is one, nothing is mounted.
     fn has_snapshot(&self, zfs: &Zfs, dataset: &str, _: Option<&Path>) -> Result<bool, StoreError> {
         zfs.exists(&format!("{dataset}@{SNAPSHOT}"))
+    }
+
+    /// Has what was written to the tree in the directory `at`, and to these of its children, be in a snapshot that is taken next, while
+    /// they are mounted; says whether that can be done. If not, what is unmounted is.
+    fn flush(&self, _at: &Path, _: &Children) -> Result<bool, StoreError> {
+        Ok(false)
     }
 
     /// Unmounts what of `dataset`, and of its children if it can have `children`, is mounted in the directory `at`, even if it is

@@ -174,8 +174,13 @@ impl Pool {
         Ok(Work { dir, children })
     }
 
-    /// Unmounts what was worked in, and takes its snapshot: nothing in it changes any more.
+    /// Takes the snapshot of what was worked in, and unmounts it: nothing in it changes any more.
     pub(crate) fn finish(&self, path: &str, work: &Work) -> Result<(), StoreError> {
+        if self.mounter.flush(&work.dir, &work.children)? {
+            // Unmounting what has changed since the pool was last written waits for that; after the snapshot nothing has.
+            self.snapshot(path, &work.children)?;
+            return self.hide(path, true);
+        }
         self.hide(path, true)?;
         let dir = self.dir(path);
         if work.dir != dir {

@@ -438,6 +438,33 @@ fn images_are_copied_whole_and_without_devices(pool: &TestPool) {
     eventually_empty(pool);
 }
 
+/// As linkers write their output; nothing but the end of the step has it reach the disk.
+fn what_was_written_as_memory_is_in_the_result(pool: &TestPool) {
+    use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+    const LEN: usize = 64 << 10;
+    let store = open(pool.as_ref());
+    let pending = store.begin(&id("mapped"), Base::Empty).unwrap();
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(pending.dir().join("rootfs/file"))
+        .unwrap();
+    file.set_len(LEN as u64).unwrap();
+    // SAFETY: the mapping is of a file that is as long, and is not used after it was undone.
+    unsafe {
+        let (null, wanted) = (std::ptr::null_mut(), ProtFlags::READ | ProtFlags::WRITE);
+        let memory = mmap(null, LEN, wanted, MapFlags::SHARED, &file, 0).unwrap();
+        memory.cast::<u8>().write_bytes(b'x', LEN);
+        munmap(memory, LEN).unwrap();
+    }
+    drop(file);
+    pending.commit().unwrap();
+    let result = store.result(&id("mapped")).unwrap().unwrap();
+    let found = fs::read(result.rootfs().join("file")).unwrap();
+    assert!(found == [b'x'; LEN], "{} bytes", found.len());
+}
+
 macro_rules! on_both {
     ($($name:ident)*) => {
         mod on_zfs { $(#[test] fn $name() { if let Some(pool) = super::real() { super::$name(&pool); } })* }
@@ -460,6 +487,7 @@ on_both!(
     homes_and_prefixes_are_carried_by_command
     what_waits_for_its_clones_is_not_tried_at_each_start
     images_are_copied_whole_and_without_devices
+    what_was_written_as_memory_is_in_the_result
 );
 
 /// What one step costs: a tree on the last result, carried to where a step sees it and back, and saved.

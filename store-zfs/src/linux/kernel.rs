@@ -15,6 +15,7 @@ use super::mounted;
 use crate::command::Zfs;
 use crate::layout::{Place, SNAPSHOT, failed};
 use crate::mount::{CHILDREN, Mounter, is_place};
+use crate::tree::Children;
 
 /// How often what is busy is unmounted, and how long is waited in between.
 const TRIES: u32 = 10;
@@ -63,6 +64,16 @@ impl Mounter for Kernel {
             unmount_one(at, true)?;
         }
         Ok(found)
+    }
+
+    /// What was written is in the pool's next write anyway, but for pages of files that were written as memory.
+    fn flush(&self, at: &Path, children: &Children) -> Result<bool, StoreError> {
+        let below = children.iter().map(|number| at.join(CHILDREN[*number].1));
+        for dir in [at.to_owned()].into_iter().chain(below) {
+            let written = fs::File::open(&dir).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+            written.map_err(|e| failed("write what has changed in", &dir, e))?;
+        }
+        Ok(true)
     }
 
     fn unmount(
