@@ -107,9 +107,12 @@ impl Check<'_> {
                 continue;
             };
             if !self.has_snapshot(&path) {
+                if store.is_claimed(&id)? {
+                    continue;
+                }
                 let what =
                     format!("`{dataset}` has no snapshot `@{SNAPSHOT}`: it was never finished");
-                let throw = || sweep_half_made(store, &path).map(drop);
+                let throw = || sweep_half_made(store, &id).map(drop);
                 self.add(Some(&id), what, "destroy it", throw);
                 continue;
             }

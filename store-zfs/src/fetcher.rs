@@ -10,7 +10,9 @@ use obuilder_core::{BuildLog, Cancel};
 use sha2::{Digest, Sha256};
 use tree_copy::{Options, copy_tree, remove_devices};
 
+use crate::exchange;
 use crate::layout::{SNAPSHOT, failed};
+use crate::lock::Locked;
 use crate::mount::{CHILDREN, is_place};
 use crate::store::{Inner, ZfsStore};
 use crate::tree::remove;
@@ -75,12 +77,51 @@ impl ZfsFetcher {
         }
     }
 
+    /// Held while no image is put in the place of another.
+    fn no_exchange(&self, base: &BStr) -> Result<Locked, FetchError> {
+        exchange::shared_lock(&self.store.pool).map_err(|error| broken("look at", base, error))
+    }
+
+    /// The caller has the lock.
     fn print(&self, base: &BStr) -> Result<Fingerprint, FetchError> {
         let guids = self.guids(base).map_err(|error| broken("look at", base, error))?;
         let guids = guids.ok_or_else(|| self.unknown(base))?;
         let stamp = guids.join(" ");
         let digest = hex::encode(Sha256::digest(stamp.as_bytes()));
         Ok(Fingerprint { stamp, digest })
+    }
+}
+
+/// An image, by clones of its snapshots.
+enum Cloned<'a> {
+    /// They are the tree.
+    InPlace,
+    /// They are to be copied.
+    Aside { tree: Aside<'a>, local: Option<Aside<'a>> },
+}
+
+/// A clone to be copied, so that the image itself stays as and where it is.
+struct Aside<'a> {
+    store: &'a Inner,
+    /// Below the pool.
+    path: String,
+    /// It is of an image's own dataset, and not of what that has below it.
+    whole: bool,
+}
+
+impl<'a> Aside<'a> {
+    /// Of the snapshot of what lies at `from` below the pool, if there is one.
+    fn new(store: &'a Inner, from: &str) -> Result<Option<Self>, StoreError> {
+        let path = format!("cache-tmp/{}", store.pool.unique());
+        let cloned = store.pool.clone_one(from, &path, None)?;
+        let whole = from.matches('/').count() == 1;
+        Ok(cloned.then(|| Self { store, path, whole }))
+    }
+}
+
+impl Drop for Aside<'_> {
+    fn drop(&mut self) {
+        self.store.trash.throw(std::mem::take(&mut self.path));
     }
 }
 
@@ -97,51 +138,48 @@ impl Copying<'_> {
         broken("copy", self.base, error)
     }
 
-    /// Brings the image at `path` below the pool into the empty directory `rootfs`.
-    fn bring(&self, path: &str, rootfs: &Path) -> Result<(), FetchError> {
-        if self.cancel.is_cancelled() {
-            return Err(FetchError::Cancelled(self.base.to_owned()));
+    /// Clones the image at `path` below the pool: into the empty directory `rootfs`, or else aside, to be copied. The caller sees to
+    /// it that no other takes its place.
+    fn clone_all(&self, path: &str, rootfs: &Path) -> Result<Cloned<'_>, FetchError> {
+        let wrong = |error| broken("clone", self.base, error);
+        if self.store.adopt(path, rootfs).map_err(wrong)? {
+            return Ok(Cloned::InPlace);
         }
-        match self.store.adopt(path, rootfs).map_err(|error| broken("clone", self.base, error))? {
-            true => self.remove_devices(rootfs),
-            false => self.copy(path, rootfs),
-        }
+        let [home, brew] = CHILDREN.map(|(child, _)| format!("{path}/{child}"));
+        let aside = |path: &str| Aside::new(self.store, path).map_err(wrong);
+        let (tree, local) = match aside(&home)? {
+            Some(home) => (Some(home), aside(&brew)?),
+            None => (aside(path)?, None),
+        };
+        let gone = || StoreError::Failed {
+            action: format!("clone `{}@{SNAPSHOT}`", self.store.pool.dataset(path)),
+            source: "it is gone again".into(),
+        };
+        Ok(Cloned::Aside { tree: tree.ok_or_else(|| wrong(gone()))?, local })
     }
 
-    /// Copies it.
-    fn copy(&self, path: &str, rootfs: &Path) -> Result<(), FetchError> {
-        let pool = &self.store.pool;
-        let [home, brew] = CHILDREN.map(|(child, _)| format!("{path}/{child}"));
-        if !self.copy_one(&home, rootfs, false)? {
-            return self.copy_one(path, rootfs, true).map(drop);
-        }
+    /// Makes a tree of it.
+    fn fill(&self, cloned: Cloned<'_>, rootfs: &Path) -> Result<(), FetchError> {
+        let Cloned::Aside { tree, local } = cloned else { return self.remove_devices(rootfs) };
+        self.copy_one(&tree, rootfs)?;
+        let Some(brew) = local else { return Ok(()) };
         let local = rootfs.with_file_name(CHILDREN[1].1);
-        let replaced = |local: &Path| {
-            Ok(local.symlink_metadata().is_ok() && pool.zfs.exists(&pool.dataset(&brew))?)
-        };
-        if replaced(&local).map_err(|error| self.broken(error))? {
+        if local.symlink_metadata().is_ok() {
             remove(&local).map_err(|error| self.broken(error))?;
         }
-        self.copy_one(&brew, &local, false).map(drop)
+        self.copy_one(&brew, &local)
     }
 
-    /// Copies a snapshot by way of a clone, so that the image itself stays as and where it is: of the image's `own` dataset the
-    /// tree that is in it, if there is one. Says whether the snapshot was there.
-    fn copy_one(&self, path: &str, to: &Path, own: bool) -> Result<bool, FetchError> {
+    /// Copies what was cloned, of an image's own dataset the tree that is in it, if there is one.
+    fn copy_one(&self, aside: &Aside<'_>, to: &Path) -> Result<(), FetchError> {
         if self.cancel.is_cancelled() {
             return Err(FetchError::Cancelled(self.base.to_owned()));
         }
         let pool = &self.store.pool;
-        let clone = format!("cache-tmp/{}", pool.unique());
-        if !pool.clone_one(path, &clone, None).map_err(|error| self.broken(error))? {
-            return Ok(false);
-        }
-        let shown = pool.show_made(&clone).map_err(|error| self.broken(error));
-        let dir = pool.dir(&clone);
-        let from = if own && is_place(&dir, "rootfs") { dir.join("rootfs") } else { dir };
-        let copied = shown.and_then(|()| self.copy_contents(&from, to));
-        self.store.trash.throw(clone);
-        copied.map(|()| true)
+        pool.show_made(&aside.path).map_err(|error| self.broken(error))?;
+        let dir = pool.dir(&aside.path);
+        let from = if aside.whole && is_place(&dir, "rootfs") { dir.join("rootfs") } else { dir };
+        self.copy_contents(&from, to)
     }
 
     fn copy_contents(&self, from: &Path, to: &Path) -> Result<(), FetchError> {
@@ -190,11 +228,12 @@ pub(crate) fn broken(action: &str, base: &BStr, error: StoreError) -> FetchError
 
 impl Fetcher for ZfsFetcher {
     fn fingerprint(&self, base: &BStr, _: Option<&Fingerprint>) -> Result<Fingerprint, FetchError> {
+        let _no_exchange = self.no_exchange(base)?;
         self.print(base)
     }
 
     fn environment(&self, base: &BStr) -> Result<Vec<(BString, BString)>, FetchError> {
-        self.print(base).map(|_| Vec::new())
+        self.fingerprint(base, None).map(|_| Vec::new())
     }
 
     fn fetch(
@@ -204,9 +243,23 @@ impl Fetcher for ZfsFetcher {
         log: &BuildLog,
         cancel: &Cancel,
     ) -> Result<Image, FetchError> {
-        let fingerprint = self.print(base)?;
+        if cancel.is_cancelled() {
+            return Err(FetchError::Cancelled(base.to_owned()));
+        }
         let path = self.path(base).ok_or_else(|| self.unknown(base))?;
-        Copying { store: &self.store, base, log, cancel }.bring(&path, rootfs)?;
+        let copying = Copying { store: &self.store, base, log, cancel };
+        // Only as long as it takes to clone it: caches wait meanwhile.
+        let no_exchange = self.no_exchange(base)?;
+        let fingerprint = self.print(base)?;
+        let cloned = copying.clone_all(&path, rootfs)?;
+        // Whoever renames by hand has no lock.
+        if self.print(base)? != fingerprint {
+            let action = format!("clone `{}`", self.store.pool.dataset(&path));
+            let source = "it has changed meanwhile; another build will find the new one".into();
+            return Err(broken("fetch", base, StoreError::Failed { action, source }));
+        }
+        drop(no_exchange);
+        copying.fill(cloned, rootfs)?;
         Ok(Image { env: Vec::new(), fingerprint })
     }
 }

@@ -6,11 +6,14 @@ use obuilder_core::ResultId;
 use obuilder_core::contracts::Held;
 use obuilder_core::error::StoreError;
 
-use crate::layout::Pool;
+use crate::command::Rows;
+use crate::layout::SNAPSHOT;
+use crate::store::Inner;
 use crate::sweep::{Clones, clones, names_in, waiting};
 
 /// See [`obuilder_core::Store::held`].
-pub(crate) fn held(pool: &Pool) -> Result<Held, StoreError> {
+pub(crate) fn held(store: &Inner) -> Result<Held, StoreError> {
+    let pool = &store.pool;
     let rows = pool.look_at_groups("name,origin,used")?;
     let clones = clones(pool, &rows);
     let trash = names_in(&rows, &pool.dataset("trash"));
@@ -24,7 +27,7 @@ pub(crate) fn held(pool: &Pool) -> Result<Held, StoreError> {
     let mut held = Held { waiting: waiting.iter().filter_map(used).sum(), ..Held::default() };
     for (origin, _) in &clones {
         if let Some(id) = origin.strip_prefix("result/").and_then(ResultId::parse) {
-            let by = holders(pool, &clones, origin)?;
+            let by = holders(store, &rows, &clones, origin)?;
             if !by.is_empty() {
                 held.by.insert(id, by);
             }
@@ -36,10 +39,16 @@ pub(crate) fn held(pool: &Pool) -> Result<Held, StoreError> {
 /// What shares the room of `origin` besides results, which are known to stand on it: kept trees and trees of steps that run, also by
 /// way of what waits in the trash.
 fn holders(
-    pool: &Pool,
+    store: &Inner,
+    rows: &Rows,
     clones: &Clones,
     origin: &str,
 ) -> Result<Vec<Option<ResultId>>, StoreError> {
+    let pool = &store.pool;
+    let is_whole = |clone: &str| {
+        let snapshot = format!("{}@{SNAPSHOT}", pool.dataset(clone));
+        rows.iter().any(|row| row[0] == snapshot)
+    };
     let (mut by, mut seen, mut next) = (Vec::new(), HashSet::new(), vec![origin]);
     while let Some(origin) = next.pop() {
         for (_, clone) in clones.iter().filter(|(one, _)| one == origin) {
@@ -50,6 +59,11 @@ fn holders(
             match group {
                 "failed" => by.push(ResultId::parse(name)),
                 "result-tmp" if !pool.is_dead(group, name)? => by.push(None),
+                "result" if !is_whole(clone) => {
+                    let id = ResultId::parse(name);
+                    let claimed = id.map(|id| store.is_claimed(&id)).transpose()?;
+                    by.extend(claimed.is_some_and(|claimed| claimed).then_some(None));
+                }
                 "trash" => next.push(clone),
                 _ => {}
             }

@@ -53,6 +53,8 @@ impl ZfsFetcher {
         };
         let store = self.store();
         let _turn = images_lock(&store.pool).map_err(wrong)?;
+        // What a killed process has begun is brought to its end.
+        drop(exchange::shared_lock(&store.pool).map_err(wrong)?);
         let there = store.pool.zfs.exists(&store.pool.dataset(&path)).map_err(wrong)?;
         if there && store.is_marked(&path, tree, mark).map_err(wrong)? {
             return Ok(Put::Unchanged);

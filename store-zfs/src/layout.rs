@@ -1,11 +1,13 @@
 //! What lies where in a pool.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, Permissions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bstr::BStr;
@@ -77,11 +79,13 @@ impl Kind {
 ///                           alive/PID-RANDOM  held while a store is open, by which sweepers tell what a killed process left
 ///                           pins/KIND-ID      locked shared while pinned, exclusively while deleted; mounts, caches, images
 ///                           changes           what a result was last taken from its place by
+///                           making/ID         held while ID is made in its place, with the name in result-tmp of what is made
+///                           places/ID         held while what has no snapshot yet is finished or taken away
 ///                           kept/ID           there if there may be a kept tree
 ///                           made/ID-UNIQUE    the log of a result being made, whose tree is mounted in there as rootfs; on a Mac alone
-/// POOL/result/ID@snap     finished results: rootfs/, log, env. Without the snapshot: what a killed OBuilder left
+/// POOL/result/ID@snap     finished results: rootfs/, log, env. Without the snapshot: being made, or left by a kill
 ///     …/home, …/brew        where the tree is a dataset of its own: shown at rootfs and at rootfs/local
-/// POOL/result-tmp/ID-UNIQUE results being made
+/// POOL/result-tmp/ID-UNIQUE results being made on nothing, in a place that is taken, or on a Mac; the others are mounted there
 /// POOL/failed/ID@snap     kept trees of failed steps
 /// POOL/cache/c-NAME@snap  newest versions of caches
 /// POOL/cache-tmp/UNIQUE   leased copies
@@ -99,6 +103,8 @@ pub(crate) struct Pool {
     opening: String,
     next: AtomicU64,
     pub(crate) known: Known,
+    /// Openings that have ended and have been waited for in vain.
+    waited_for: Mutex<HashSet<String>>,
 }
 
 impl Pool {
@@ -110,14 +116,15 @@ impl Pool {
     ) -> Result<(Self, Locked), StoreError> {
         let opening = format!("{}-{:08x}", std::process::id(), random());
         let known = Known::new(locks_in(&place.root).join("changes"));
-        let pool = Self { zfs, mounter, place, opening, next: AtomicU64::new(0), known };
+        let (next, waited_for) = Default::default();
+        let pool = Self { zfs, mounter, place, opening, next, known, waited_for };
         pool.make_groups()?;
-        for name in ["", "alive", "pins", "kept", "made"] {
+        for name in ["", "alive", "pins", "making", "places", "kept", "made"] {
             private_dir(&pool.locks().join(name))?;
         }
         let path = pool.alive(&pool.opening);
         let alive = Locked::shared(&path).map_err(|e| failed("lock", &path, e))?;
-        Ok((pool, alive))
+        Ok((pool, alive.for_all_threads()))
     }
 
     /// One look at what is there, then whatever is missing.
@@ -339,6 +346,16 @@ impl Pool {
         self.locks().join("pins").join(format!("{}-{id}", kind.group()))
     }
 
+    /// The lock of whoever makes `id` in its place.
+    pub(crate) fn claim(&self, id: &ResultId) -> PathBuf {
+        self.locks().join("making").join(id.as_str())
+    }
+
+    /// The lock of the place of `id`, held for moments.
+    pub(crate) fn place(&self, id: &ResultId) -> PathBuf {
+        self.locks().join("places").join(id.as_str())
+    }
+
     /// Is there if there may be a kept tree of `id`, so that a step that succeeds need not ask.
     pub(crate) fn kept(&self, id: &ResultId) -> PathBuf {
         self.locks().join("kept").join(id.as_str())
@@ -369,15 +386,22 @@ impl Pool {
         }
     }
 
+    fn waited_for(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.waited_for.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the opening PID-RANDOM of a store has ended. A `zfs` that a killed process has started goes on with what it was told,
-    /// and has its locks as long: that is waited for, within bounds, as whoever looks later would have to look again.
+    /// and has its locks as long: that is waited for, within bounds and once, as whoever looks later would have to look again.
     pub(crate) fn has_gone(&self, opening: &str) -> Result<bool, StoreError> {
         let path = self.alive(opening);
         let held = || Locked::is_held(&path).map_err(|e| failed("look at", &path, e));
         let end = Instant::now() + LAST_COMMAND;
         while held()? {
-            if is_running(opening) || Instant::now() >= end {
+            if is_running(opening) || self.waited_for().contains(opening) {
                 return Ok(false);
+            }
+            if Instant::now() >= end {
+                self.waited_for().insert(opening.to_owned());
             }
             std::thread::sleep(LOOK);
         }

@@ -18,6 +18,7 @@ mod trash;
 mod adopt;
 mod cache;
 mod check;
+mod claim;
 mod exchange;
 mod fetcher;
 mod held;

@@ -6,26 +6,31 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::ThreadId;
+use std::thread::{ThreadId, sleep};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-/// All locks of this process, each with the thread that took it.
-static HELD: Mutex<Vec<(ThreadId, RawFd)>> = Mutex::new(Vec::new());
+/// How often somebody else may be looking at a lock, and how long that takes at the most.
+const LOOKS: u32 = 4;
+const LOOK: Duration = Duration::from_millis(1);
 
-fn held() -> MutexGuard<'static, Vec<(ThreadId, RawFd)>> {
+/// All locks of this process, each with the thread that took it unless every thread works under it.
+static HELD: Mutex<Vec<(Option<ThreadId>, RawFd)>> = Mutex::new(Vec::new());
+
+fn held() -> MutexGuard<'static, Vec<(Option<ThreadId>, RawFd)>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts `command` with the locks that the calling thread has taken and still holds: if this process is killed, they are held until
+/// Starts `command` with the locks that the calling thread, or the process as a whole, has taken and still holds: if this process is killed, they are held until
 /// the command has ended too, which goes on with what it was told.
 pub(crate) fn start_under_locks(command: &mut Command) -> io::Result<Child> {
     // None of them is closed, and its number given to another file, until the command has it.
     let held = held();
     let thread = std::thread::current().id();
-    let own: Vec<_> =
-        held.iter().filter(|(taker, _)| *taker == thread).map(|(_, fd)| *fd).collect();
+    let is_own = |taker: &Option<ThreadId>| taker.is_none_or(|taker| taker == thread);
+    let own: Vec<_> = held.iter().filter(|(taker, _)| is_own(taker)).map(|(_, fd)| *fd).collect();
     if !own.is_empty() {
         let keep = move || {
             own.iter().try_for_each(|fd| {
@@ -58,9 +63,26 @@ impl Locked {
         Ok(Self::lock(path, FlockOperation::LockExclusive)?.expect("it waits"))
     }
 
-    /// Locks it exclusively; `None` if anybody holds a lock on it.
+    /// Locks it exclusively; `None` if anybody holds a lock on it for longer than it takes to look whether somebody does.
     pub(crate) fn try_alone(path: &Path) -> io::Result<Option<Self>> {
-        Self::lock(path, FlockOperation::NonBlockingLockExclusive)
+        let attempt = || Self::lock(path, FlockOperation::NonBlockingLockExclusive);
+        for _ in 1..LOOKS {
+            if let Some(locked) = attempt()? {
+                return Ok(Some(locked));
+            }
+            sleep(LOOK);
+        }
+        attempt()
+    }
+
+    /// Has every thread work under it.
+    pub(crate) fn for_all_threads(self) -> Self {
+        for (taker, fd) in held().iter_mut() {
+            if *fd == self.fd.as_raw_fd() {
+                *taker = None;
+            }
+        }
+        self
     }
 
     /// Whether somebody holds the file at `path`.
@@ -95,7 +117,7 @@ impl Locked {
             let fd = rustix::fs::openat(CWD, path, flags, Mode::RUSR | Mode::WUSR)?;
             match retry(|| rustix::fs::flock(&fd, operation)) {
                 Ok(()) if leads_to(path, &fd)? => {
-                    held().push((std::thread::current().id(), fd.as_raw_fd()));
+                    held().push((Some(std::thread::current().id()), fd.as_raw_fd()));
                     return Ok(Some(Self { path: path.to_owned(), fd }));
                 }
                 Ok(()) => {}
@@ -112,6 +134,25 @@ impl Drop for Locked {
         let mut held = held();
         held.retain(|(_, fd)| *fd != self.fd.as_raw_fd());
         let _ = rustix::fs::flock(&self.fd, FlockOperation::Unlock);
+    }
+}
+
+/// A lock that this process has as a whole, whose file goes with it.
+#[derive(Debug)]
+pub(crate) struct Own(Option<Locked>);
+
+impl Own {
+    pub(crate) fn new(lock: Locked) -> Self {
+        Self(Some(lock))
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.take().map(Locked::remove) {
+            // The next start removes it.
+            tracing::debug!(%error, "the file of a lock stays");
+        }
     }
 }
 

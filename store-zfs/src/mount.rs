@@ -69,7 +69,8 @@ pub(crate) trait Mounter: Debug + Send + Sync {
     /// How a tree gets to where a step sees it.
     fn carry(&self, zfs: &Zfs, place: &Place) -> Carry;
 
-    /// Whether a tree must be a dataset of its own, to be mounted where a step sees it.
+    /// Whether a tree must be a dataset of its own, to be mounted where a step sees it. If not, a dataset can be mounted anywhere,
+    /// whatever its mount point.
     fn wants_tree_apart(&self) -> bool;
 
     /// What it is, for people.

@@ -51,12 +51,6 @@ impl Inner {
         Locked::shared(&path).map_err(|e| failed("lock", &path, e))
     }
 
-    /// Held while what a killed OBuilder has left in a result's place is removed.
-    pub(crate) fn half_made_lock(&self) -> Result<Locked, StoreError> {
-        let path = self.pool.locks().join("half-made");
-        Locked::alone(&path).map_err(|e| failed("lock", &path, e))
-    }
-
     /// Held while mounts of results, which processes share, come and go.
     pub(crate) fn mounts_lock(&self) -> Result<Locked, StoreError> {
         let path = self.pool.locks().join("mounts");

@@ -19,7 +19,7 @@ use obuilder_core::finding::Finding;
 use crate::cache::{self, ZfsLease};
 use crate::command::Zfs;
 use crate::layout::{Kind, Place, Pool, SNAPSHOT, failed};
-use crate::lock::Locked;
+use crate::lock::{Locked, Own};
 use crate::mount::ByCommand;
 use crate::pending::ZfsPending;
 use crate::pin::Pin;
@@ -66,19 +66,7 @@ pub(crate) struct Inner {
     /// What trees that are worked in got from an image, by their directories.
     adopted: Mutex<HashMap<PathBuf, Children>>,
     /// Tells sweepers that what is named after this opening is in use.
-    _alive: Alive,
-}
-
-/// Held as long as a store is open.
-struct Alive(Option<Locked>);
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        if let Some(Err(error)) = self.0.take().map(Locked::remove) {
-            // The next start removes it.
-            tracing::debug!(%error, "the lock of this process stays");
-        }
-    }
+    _alive: Own,
 }
 
 impl ZfsStore {
@@ -95,7 +83,7 @@ impl ZfsStore {
         let state = pool.state();
         let trash = Trash::new(pool.clone(), options.patience);
         let (pins, sizes, left_mounted, adopted) = Default::default();
-        let _alive = Alive(Some(alive));
+        let _alive = Own::new(alive);
         let inner = Inner { trash, pool, pins, left_mounted, sizes, adopted, _alive };
         let inner = Arc::new(inner);
         Ok(Self { inner, state, carry })
@@ -120,6 +108,8 @@ impl Inner {
     /// Moves what is at `path` below the pool to where nothing leads to it any more; gives that place.
     pub(crate) fn set_aside(&self, path: &str) -> Result<String, StoreError> {
         let to = format!("trash/{}", self.pool.unique());
+        // Before it too, for the case that this process is killed in between.
+        self.pool.known.changed(path, self.pool.unique());
         self.pool.rename(path, &to)?;
         self.pool.known.changed(path, self.pool.unique());
         Ok(to)
@@ -318,7 +308,7 @@ impl Store for ZfsStore {
     }
 
     fn held(&self) -> Result<Held, StoreError> {
-        held::held(&self.inner.pool)
+        held::held(&self.inner)
     }
 
     fn usage(&self) -> Result<Usage, StoreError> {

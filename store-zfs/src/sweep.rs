@@ -36,10 +36,12 @@ pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled,
     let [there, kept] = [Kind::Result, Kind::Failed].map(|kind| {
         kept_in(&rows, &pool.dataset(kind.group())).into_keys().collect::<HashSet<_>>()
     });
-    for name in names_in(&rows, &pool.dataset("result")) {
-        if ResultId::parse(name).is_some_and(|id| !there.contains(&id)) {
-            let path = format!("result/{name}");
-            note(&path, sweep_half_made(store, &path), &mut found.swept);
+    for path in left_mounted(pool, &rows)? {
+        note(&path, pool.hide(&path, true).map(|()| false), &mut found.swept);
+    }
+    for id in names_in(&rows, &pool.dataset("result")).into_iter().filter_map(ResultId::parse) {
+        if !there.contains(&id) && !store.is_claimed(&id)? {
+            note(&Pool::of(Kind::Result, &id), sweep_half_made(store, &id), &mut found.swept);
         }
     }
     sweep_mounts(store, &rows, Kind::Result, &there)?;
@@ -65,7 +67,7 @@ pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled,
 }
 
 /// Directories of locks that go with who holds them.
-pub(crate) const LOCK_DIRS: [&str; 2] = ["alive", "pins"];
+pub(crate) const LOCK_DIRS: [&str; 4] = ["alive", "pins", "making", "places"];
 
 /// What every result and kept tree has below it, by its path below the pool.
 fn children(pool: &Pool, rows: &[Vec<String>]) -> HashMap<String, Children> {
@@ -201,17 +203,35 @@ fn bases(pool: &Pool, rows: &[Vec<String>]) -> HashMap<ResultId, ResultId> {
     clones.filter_map(|(origin, clone)| Some((id(&clone)?, id(&origin)?))).collect()
 }
 
-/// An OBuilder that was killed has left a result without its snapshot; one that runs has its log open, so that it is busy. Ours
-/// are made elsewhere. Says whether it was still there.
-pub(crate) fn sweep_half_made(store: &Inner, path: &str) -> Result<bool, StoreError> {
-    let _lock = store.half_made_lock()?;
+/// Whoever was killed has left a result without its snapshot. A maker of ours that lives has a claim; an OBuilder that runs has its log
+/// open, so that it is busy. Says whether it was still there.
+pub(crate) fn sweep_half_made(store: &Inner, id: &ResultId) -> Result<bool, StoreError> {
+    let _place = store.place_lock(id)?;
     // Another process may have removed it, and made the result, since we looked.
-    let (pool, dataset) = (&store.pool, store.pool.dataset(path));
-    if pool.zfs.exists(&format!("{dataset}@{SNAPSHOT}"))? || !pool.zfs.exists(&dataset)? {
+    let (pool, path) = (&store.pool, Pool::of(Kind::Result, id));
+    let dataset = pool.dataset(&path);
+    let is_whole = || pool.zfs.exists(&format!("{dataset}@{SNAPSHOT}"));
+    if store.is_claimed(id)? || is_whole()? || !pool.zfs.exists(&dataset)? {
         return Ok(false);
     }
-    pool.hide(path, false)?;
-    store.throw_away(path).map(|()| true)
+    match store.claimed_dir(id)? {
+        Some(dir) => pool.hide_in(&dir, &path, true)?,
+        None => pool.hide(&path, false)?,
+    }
+    store.throw_away(&path).map(|()| true)
+}
+
+/// Directories in which what was made in its place was mounted when its maker was killed: paths below the pool, where no datasets are.
+pub(crate) fn left_mounted(pool: &Pool, rows: &[Vec<String>]) -> Result<Vec<String>, StoreError> {
+    let made = names_in(rows, &pool.dataset("result-tmp"));
+    let mut left = Vec::new();
+    for name in entries(&pool.dir("result-tmp"))? {
+        let ours = names::maker(&name).is_some() && !made.contains(&name.as_str());
+        if ours && pool.is_dead("result-tmp", &name)? {
+            left.push(format!("result-tmp/{name}"));
+        }
+    }
+    Ok(left)
 }
 
 /// Unmounts what of one kind a killed process had pinned, of which these are `whole`. One that is not is an OBuilder's, which may be

@@ -41,11 +41,15 @@ impl Pool {
 
     /// Unmounts it all again, and removes the directory. If it is in use and not `force`d, it stays.
     pub(crate) fn hide(&self, path: &str, force: bool) -> Result<(), StoreError> {
-        let dir = self.dir(path);
+        self.hide_in(&self.dir(path), path, force)
+    }
+
+    /// The same of what is mounted in `dir`.
+    pub(crate) fn hide_in(&self, dir: &Path, path: &str, force: bool) -> Result<(), StoreError> {
         // A cache has nothing below it, and a step may have made anything in it.
         let children = !path.starts_with("cache-tmp/");
-        self.mounter.unmount(&self.zfs, &self.dataset(path), &dir, children, force)?;
-        remove_dir(&dir)
+        self.mounter.unmount(&self.zfs, &self.dataset(path), dir, children, force)?;
+        remove_dir(dir)
     }
 
     /// Makes a dataset at `path` with an empty tree, and mounts it to be worked in.
@@ -69,14 +73,14 @@ impl Pool {
         Ok(Work { dir: self.dir(path), children: Vec::new() })
     }
 
-    /// Clones the snapshot of what is at `from`, with all its children, and mounts the clone to be worked in. `None` when the
-    /// snapshot is not there.
+    /// Clones the snapshot of what is at `from` to a `path` that nobody else uses, with all its children, and mounts the clone to be
+    /// worked in. `None` when the snapshot is not there.
     pub(crate) fn clone_tree(&self, from: &str, path: &str) -> Result<Option<Work>, StoreError> {
         for _ in 0..TRIES {
             if !self.clone_one(from, path, None)? {
                 return Ok(None);
             }
-            if let Some(work) = self.clone_below(from, path)? {
+            if let Some(work) = self.clone_below(from, path, &self.dir(path))? {
                 return Ok(Some(work));
             }
             // Somebody has deleted it since, and has perhaps made it anew.
@@ -88,8 +92,13 @@ impl Pool {
         Err(StoreError::Failed { action, source: "it is gone again and again".into() })
     }
 
-    /// The same for what the result has below it, and mounts it all. `None` when that is not there any more.
-    fn clone_below(&self, from: &str, path: &str) -> Result<Option<Work>, StoreError> {
+    /// The same for what the result has below it, and mounts it all in `dir`. `None` when that is not there any more.
+    pub(crate) fn clone_below(
+        &self,
+        from: &str,
+        path: &str,
+        dir: &Path,
+    ) -> Result<Option<Work>, StoreError> {
         if self.mounter.wants_tree_apart() {
             let children = self.children_of(from)?;
             for number in &children {
@@ -104,12 +113,12 @@ impl Pool {
                 return self.show_apart(path, children).map(Some);
             }
         }
-        self.show_made(path)?;
-        let dir = self.dir(path);
-        remove_files(&dir)?;
-        make_tree_dir(&dir)?;
-        let children = self.clone_children(from, path, &dir)?;
-        Ok(children.map(|children| Work { dir, children }))
+        make_dir(dir)?;
+        self.mount_made(path, dir)?;
+        remove_files(dir)?;
+        make_tree_dir(dir)?;
+        let children = self.clone_children(from, path, dir)?;
+        Ok(children.map(|children| Work { dir: dir.to_owned(), children }))
     }
 
     /// Clones the children of what is at `from`, where they can be found by mounting them. `None` when one has gone meanwhile.
@@ -179,7 +188,7 @@ impl Pool {
         if self.mounter.flush(&work.dir, &work.children)? {
             // Unmounting what has changed since the pool was last written waits for that; after the snapshot nothing has.
             self.snapshot(path, &work.children)?;
-            return self.hide(path, true);
+            return self.hide_in(&work.dir, path, true);
         }
         self.hide(path, true)?;
         let dir = self.dir(path);
@@ -298,6 +307,18 @@ impl Pool {
         done.or_else(|error| if self.zfs.exists(&dataset)? { Err(error) } else { Ok(()) })?;
         self.mounter.parted(&dataset);
         Ok(())
+    }
+
+    /// Tries once to clone the snapshot of what is at `from`, but nothing below it; says whether it was done.
+    pub(crate) fn cloned_at_once(&self, from: &str, path: &str) -> bool {
+        let (snapshot, to) = (format!("{}@{SNAPSHOT}", self.dataset(from)), self.dataset(path));
+        self.zfs.run(&["clone", "-o", "canmount=noauto", &snapshot, &to]).is_ok()
+    }
+
+    /// Renames a dataset that stays mounted where it is.
+    pub(crate) fn rename_mounted(&self, from: &str, to: &str) -> Result<(), StoreError> {
+        let (from, to) = (self.dataset(from), self.dataset(to));
+        self.zfs.act(&format!("rename `{from}` to `{to}`"), &["rename", "-u", &from, &to])
     }
 
     /// Tries once to destroy what is at `path`; says whether it has gone.

@@ -11,10 +11,10 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use bstr::BStr;
-use obuilder_core::Store;
 use obuilder_core::contracts::Base;
 use obuilder_core::fault;
-use store_zfs::ZfsStore;
+use obuilder_core::{BuildLog, Cancel, Fetcher, Store};
+use store_zfs::{ZfsFetcher, ZfsStore};
 
 use common::{BOUND, TestPool, id, leftovers, real, stand_in};
 
@@ -29,8 +29,31 @@ fn write_in(dir: &Path, text: &str) {
     fs::write(dir.join("file"), text).unwrap();
 }
 
+/// Puts a base image there, or in the place of the one before.
+fn put_image(store: &ZfsStore, text: &str) {
+    let tree = tempfile::tempdir().unwrap();
+    fs::create_dir(tree.path().join("local")).unwrap();
+    write_in(tree.path(), text);
+    write_in(&tree.path().join("local"), text);
+    ZfsFetcher::new(store).put("image", tree.path(), "file", &Cancel::new()).unwrap();
+}
+
+/// Fetches it; gives what it holds.
+fn fetch_image(store: &ZfsStore) -> String {
+    let pending = store.begin(&id("image"), Base::Empty).unwrap();
+    let rootfs = pending.dir().join("rootfs");
+    let log = BuildLog::from_file(tempfile::tempfile().unwrap());
+    let images = ZfsFetcher::new(store);
+    images.fetch(BStr::new("image"), &rootfs, &log, &Cancel::new()).unwrap();
+    let held = file(&rootfs).unwrap();
+    assert_eq!(file(&rootfs.join("local")).unwrap(), held, "parts of two images");
+    pending.discard().unwrap();
+    held
+}
+
 /// What is there before anybody is killed.
 fn prepare(store: &ZfsStore) {
+    put_image(store, "0");
     let pending = store.begin(&id("base"), Base::Empty).unwrap();
     write_in(&pending.dir().join("rootfs"), "base");
     pending.commit().unwrap();
@@ -42,6 +65,10 @@ fn prepare(store: &ZfsStore) {
 /// Everything that can be done to a store.
 fn sequence(store: &ZfsStore) {
     store.reconcile(&[]).unwrap();
+    for text in ["1", "2"] {
+        put_image(store, text);
+        assert_eq!(fetch_image(store), text);
+    }
     let pending = store.begin(&id("next"), Base::Result(&id("base"))).unwrap();
     write_in(&pending.dir().join("rootfs"), "next");
     let lease = store.cache(BStr::new("c")).unwrap();
@@ -172,6 +199,8 @@ fn check(pool: &TestPool, when: &str) {
     let held = file(lease.dir());
     assert!(matches!(held.as_deref(), Some("0" | "1")), "{when}: the cache holds {held:?}");
     drop(lease);
+    let held = fetch_image(&store);
+    assert!(["0", "1", "2"].contains(&held.as_str()), "{when}: the image holds {held:?}");
     sequence(&store);
     let begun = Instant::now();
     while !leftovers(pool.as_ref()).is_empty() {

@@ -508,11 +508,67 @@ fn commands_of_a_step(store: &ZfsStore, place: &Path) -> u64 {
 }
 
 #[test]
-fn a_step_runs_zfs_three_times_where_the_kernel_mounts() {
+fn a_step_runs_zfs_twice_where_the_kernel_mounts() {
     let Some(pool) = real() else { return };
     let store = open(pool.as_ref());
     let commands = commands_of_a_step(&store, pool.as_ref());
-    assert_eq!(commands, 3, "a clone, a snapshot, a rename");
+    assert_eq!(commands, 2, "a clone, a snapshot");
+}
+
+/// Who makes a result in its place goes on aside when somebody else has made it first, in whatever way that ends.
+#[test]
+fn who_makes_a_result_in_its_place_makes_way() {
+    let Some(pool) = real() else { return };
+    let [store, other] = [(); 2].map(|()| open(pool.as_ref()));
+    make_on(&store, "base", Base::Empty);
+    let begin = |store: &ZfsStore, text: &str| {
+        let pending = store.begin(&id("a"), Base::Result(&id("base"))).unwrap();
+        fs::write(pending.dir().join("rootfs/file"), text).unwrap();
+        pending
+    };
+    for (end, kept) in [("commit", false), ("keep", true), ("discard", false), ("drop", false)] {
+        let slow = begin(&store, "slow");
+        assert!(pool.names("/result").contains(&id("a").to_string()), "it is made in its place");
+        // Whoever else starts leaves it alone, and what a deletion would free is known.
+        other.reconcile(&[]).unwrap();
+        assert_eq!(other.check(true, false).unwrap(), []);
+        assert!(other.result(&id("a")).unwrap().is_none());
+        let by = other.held().unwrap().by;
+        assert_eq!(by.get(&id("base")), Some(&vec![None]), "a step runs on it");
+        let fast = begin(&other, "fast");
+        fast.commit().unwrap();
+        fs::write(slow.dir().join("rootfs/more"), "").unwrap();
+        match end {
+            "commit" => slow.commit().unwrap(),
+            "keep" => slow.keep().unwrap(),
+            "discard" => slow.discard().unwrap(),
+            _ => drop(slow),
+        }
+        assert_eq!(file_of(&store, "a"), "fast", "{end}");
+        let found = store.kept(&id("a")).unwrap();
+        assert_eq!(found.is_some(), kept, "{end}");
+        if let Some(found) = found {
+            assert_eq!(fs::read_to_string(found.rootfs().join("file")).unwrap(), "slow");
+            assert!(found.rootfs().join("more").exists());
+        }
+        assert!(store.delete(&id("a")).unwrap());
+        eventually_empty(&pool);
+        assert_eq!(store.check(false, false).unwrap(), [], "{end}");
+    }
+    // Nobody has come first.
+    for (end, there) in [("keep", false), ("discard", false), ("drop", false), ("commit", true)] {
+        let pending = begin(&store, end);
+        match end {
+            "commit" => pending.commit().unwrap(),
+            "keep" => pending.keep().unwrap(),
+            "discard" => pending.discard().unwrap(),
+            _ => drop(pending),
+        }
+        assert_eq!(store.result(&id("a")).unwrap().is_some(), there, "{end}");
+        eventually_empty(&pool);
+        assert_eq!(store.check(false, false).unwrap(), [], "{end}");
+    }
+    assert_eq!(file_of(&store, "a"), "commit");
 }
 
 /// Those for a dataset and its tree: two clones, two mounts, two unmounts, two changes of a mount point, a snapshot, a rename.

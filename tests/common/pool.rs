@@ -98,7 +98,15 @@ impl Pool {
 
     /// What is in the hands of processes or waits to be destroyed.
     pub fn leftovers(&self) -> Vec<String> {
-        ["result-tmp", "cache-tmp", "trash"].map(|group| self.names(group)).concat()
+        let groups = ["result-tmp", "cache-tmp", "trash"].map(|group| self.names(group));
+        [groups.concat(), self.unfinished()].concat()
+    }
+
+    /// Results without a snapshot.
+    pub fn unfinished(&self) -> Vec<String> {
+        let names = self.names("result");
+        let is_whole = |name: &String| names.contains(&format!("{name}@snap"));
+        names.iter().filter(|name| !name.contains('@') && !is_whole(name)).cloned().collect()
     }
 
     /// The directories that hold the tree and the log of every result, shown to `each`.
