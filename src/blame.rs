@@ -26,6 +26,7 @@ impl From<BuildError> for CommandError {
         CommandError::from_error(kind, &error)
             .maybe_hint(known_bases(&error))
             .maybe_hint(error.hint())
+            .maybe_hint(zfs_remedy(&error))
     }
 }
 
@@ -56,6 +57,14 @@ fn is_full(error: &(dyn Error + 'static)) -> bool {
         matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     });
     full || error.source().is_some_and(is_full)
+}
+
+/// What to do about a call of `zfs` that is at the bottom of it.
+pub(crate) fn zfs_remedy(error: &(dyn Error + 'static)) -> Option<String> {
+    match error.downcast_ref::<ZfsFailed>() {
+        Some(failed) => Some(failed.remedy.clone()),
+        None => error.source().and_then(zfs_remedy),
+    }
 }
 
 /// Whether other settings would have helped: the sandbox finds some of them wrong only when it runs a step.
@@ -131,7 +140,9 @@ impl From<SandboxError> for CommandError {
             SandboxError::Failed { .. } if is_configuration(&error) => {
                 CommandError::from_error(Kind::Usage, &error)
             }
-            SandboxError::Failed { .. } => CommandError::from_error(Kind::System, &error),
+            SandboxError::Failed { .. } => {
+                CommandError::from_error(Kind::System, &error).maybe_hint(zfs_remedy(&error))
+            }
         }
     }
 }
@@ -149,9 +160,7 @@ fn store_hint(error: &StoreError) -> Option<String> {
         }
         StoreError::Foreign { .. } => "name an empty directory for --store, or a new one in it",
         StoreError::Newer { .. } => "use the version of obuild that made it, or another --store",
-        StoreError::Failed { source, .. } => {
-            return Some(source.downcast_ref::<ZfsFailed>()?.remedy.clone());
-        }
+        StoreError::Failed { .. } => return zfs_remedy(error),
         StoreError::Missing(_) => return None,
     };
     Some(hint.to_owned())

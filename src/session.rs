@@ -19,6 +19,7 @@ use sandbox_macos::{BuildUserSandbox, Config, Fuse};
 use store_rsync::{RsyncStore, WarmTrees};
 use store_zfs::{Options, ZfsFetcher, ZfsStore};
 
+use crate::blame::zfs_remedy;
 use crate::error::{CommandError, Kind};
 use crate::output;
 use crate::settings::Settings;
@@ -34,7 +35,7 @@ pub(crate) fn cache(settings: &Settings) -> Result<Arc<ResultCache>, CommandErro
 fn cache_and_images(
     settings: &Settings,
 ) -> Result<(Arc<ResultCache>, Option<ZfsFetcher>), CommandError> {
-    let (store, images) = open(settings, Some(A_MOMENT))?;
+    let (store, images) = open(settings, &for_a_moment())?;
     let (cache, opened) = ResultCache::open(store)?;
     opened.notes.iter().for_each(|text| output::note("note", text));
     Ok((cache, images))
@@ -42,33 +43,31 @@ fn cache_and_images(
 
 /// Opens the store and its cache for deleting, on a full disk too.
 pub(crate) fn cache_to_make_room(settings: &Settings) -> Result<Arc<ResultCache>, CommandError> {
-    let (cache, opened) = ResultCache::open_to_make_room(store(settings)?)?;
+    let store = open(settings, &Options { make_room: true, ..Options::default() })?.0;
+    let (cache, opened) = ResultCache::open_to_make_room(store)?;
     opened.notes.iter().for_each(|text| output::note("note", text));
     Ok(cache)
 }
 
 /// Opens the store alone.
 pub(crate) fn store(settings: &Settings) -> Result<Arc<dyn Store>, CommandError> {
-    Ok(open(settings, None)?.0)
+    Ok(open(settings, &Options::default())?.0)
 }
 
-/// Opens the store, which waits for `patience` at its end if it is not to wait for long, and the base images that lie in it, if
-/// it can have any.
+fn for_a_moment() -> Options {
+    Options { patience: A_MOMENT, ..Options::default() }
+}
+
+/// Opens the store, and the base images that lie in it, if it can have any.
 fn open(
     settings: &Settings,
-    patience: Option<Duration>,
+    options: &Options,
 ) -> Result<(Arc<dyn Store>, Option<ZfsFetcher>), CommandError> {
     let Some(place) = settings.store()?.pool else {
-        let store = rsync_store(settings)?;
-        let store = match patience {
-            Some(patience) => store.patience(patience),
-            None => store,
-        };
+        let store = rsync_store(settings)?.patience(options.patience);
         return Ok((Arc::new(store), None));
     };
-    let mut options = Options::default();
-    options.patience = patience.unwrap_or(options.patience);
-    let store = ZfsStore::open(place, &options)?;
+    let store = ZfsStore::open(place, options)?;
     let images = ZfsFetcher::new(&store);
     Ok((Arc::new(store), Some(images)))
 }
@@ -76,7 +75,7 @@ fn open(
 /// The base images in the pool of the store.
 pub(crate) fn images_of_pool(settings: &Settings) -> Result<ZfsFetcher, CommandError> {
     let store = settings.store()?;
-    open(settings, Some(A_MOMENT))?.1.ok_or_else(|| {
+    open(settings, &for_a_moment())?.1.ok_or_else(|| {
         let text =
             format!("`{}` is no pool, so that no image can be put there", store.path.display());
         CommandError::usage(text).hint("images are put into the pool of a store `zfs:POOL`")
@@ -179,7 +178,9 @@ pub(crate) fn fetch_failed(error: FetchError) -> CommandError {
             CommandError::from_error(Kind::Usage, &error).hint(hint.clone())
         }
         FetchError::Cancelled(_) => CommandError::from_error(Kind::Interrupted, &error),
-        FetchError::Failed { .. } => CommandError::from_error(Kind::System, &error),
+        FetchError::Failed { .. } => {
+            CommandError::from_error(Kind::System, &error).maybe_hint(zfs_remedy(&error))
+        }
     }
 }
 

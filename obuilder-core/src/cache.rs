@@ -10,7 +10,7 @@ mod failed;
 mod fsck;
 mod lock;
 mod prune;
-mod reserve;
+pub mod reserve;
 mod retire;
 mod running;
 mod steps;

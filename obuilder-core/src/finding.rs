@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::error::chain;
 use crate::id::ResultId;
 
 /// Something in a store that is not as it should be.
@@ -29,7 +30,7 @@ pub enum Repair {
 
 impl Finding {
     /// Something wrong, which `repair` puts right where that is allowed; `how` completes "would …" and tells what was done.
-    pub fn new<E: std::fmt::Display>(
+    pub fn new<E: std::error::Error + 'static>(
         id: Option<&ResultId>,
         what: impl Into<String>,
         how: impl Into<String>,
@@ -39,7 +40,7 @@ impl Finding {
         let repair = match repair.map(|repair| repair()) {
             None => Repair::Would(how),
             Some(Ok(())) => Repair::Done(how),
-            Some(Err(error)) => Repair::Failed(error.to_string()),
+            Some(Err(error)) => Repair::Failed(chain(&error)),
         };
         Self { id: id.cloned(), what: what.into(), repair }
     }
@@ -56,16 +57,24 @@ pub struct Held {
     /// Results whose bytes stay taken when they are deleted, as long as these are there: kept trees of failed steps, or (without an
     /// id) trees of steps that run.
     pub by: HashMap<ResultId, Vec<Option<ResultId>>>,
-    /// Bytes of what was deleted before and stays for such a reason.
-    pub waiting: u64,
+    /// What was deleted before and stays for such a reason: bytes, and for what.
+    pub waiting: Vec<(u64, Vec<Option<ResultId>>)>,
 }
 
 impl Held {
     /// The results among them that something holds which is not in `gone`.
     pub fn besides(&self, gone: &[&ResultId]) -> Vec<&ResultId> {
-        let stays = |by: &Option<ResultId>| by.as_ref().is_none_or(|id| !gone.contains(&id));
-        self.by.iter().filter(|(_, by)| by.iter().any(stays)).map(|(id, _)| id).collect()
+        self.by.iter().filter(|(_, by)| is_held(by, gone)).map(|(id, _)| id).collect()
     }
+
+    /// Bytes of what was deleted before that something holds which is not in `gone`.
+    pub fn waiting_besides(&self, gone: &[&ResultId]) -> u64 {
+        self.waiting.iter().filter(|(_, by)| is_held(by, gone)).map(|(size, _)| size).sum()
+    }
+}
+
+fn is_held(by: &[Option<ResultId>], gone: &[&ResultId]) -> bool {
+    by.iter().any(|by| by.as_ref().is_none_or(|id| !gone.contains(&id)))
 }
 
 /// What [`crate::Store::reconcile`] found.

@@ -24,7 +24,13 @@ pub(crate) fn held(store: &Inner) -> Result<Held, StoreError> {
         let row = rows.iter().find(|row| row[0] == dataset)?;
         row[2].parse::<u64>().ok()
     };
-    let mut held = Held { waiting: waiting.iter().filter_map(used).sum(), ..Held::default() };
+    let mut held = Held::default();
+    for path in &waiting {
+        let by = holders(store, &rows, &clones, path)?;
+        if let Some(size) = used(path).filter(|_| !by.is_empty()) {
+            held.waiting.push((size, by));
+        }
+    }
     for (origin, _) in &clones {
         if let Some(id) = origin.strip_prefix("result/").and_then(ResultId::parse) {
             let by = holders(store, &rows, &clones, origin)?;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bstr::BStr;
 use obuilder_core::ResultId;
+use obuilder_core::cache::reserve;
 use obuilder_core::error::StoreError;
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -29,6 +30,9 @@ const FORMAT: u32 = 1;
 /// Longest wait for the last command of a process that was killed, and how soon to look again.
 const LAST_COMMAND: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Longest wait for room that was given back.
+const ROOM: Duration = Duration::from_secs(20);
 
 /// The snapshot that makes a dataset a result, a kept tree, a cache's version or a base image.
 pub(crate) const SNAPSHOT: &str = "snap";
@@ -113,6 +117,7 @@ impl Pool {
         zfs: Zfs,
         mounter: Box<dyn Mounter>,
         place: Place,
+        make_room: bool,
     ) -> Result<(Self, Locked), StoreError> {
         let opening = format!("{}-{:08x}", std::process::id(), random());
         let known = Known::new(locks_in(&place.root).join("changes"));
@@ -123,8 +128,24 @@ impl Pool {
             private_dir(&pool.locks().join(name))?;
         }
         let path = pool.alive(&pool.opening);
-        let alive = Locked::shared(&path).map_err(|e| failed("lock", &path, e))?;
+        let alive = match Locked::shared(&path) {
+            Err(error) if make_room && is_full(&error) => pool.lock_in_kept_room(&path),
+            alive => alive,
+        };
+        let alive = alive.map_err(|e| failed("lock", &path, e))?;
         Ok((pool, alive.for_all_threads()))
+    }
+
+    /// In a full pool not even a lock can be made. What is given back can be had when ZFS has written that.
+    fn lock_in_kept_room(&self, path: &Path) -> io::Result<Locked> {
+        reserve::release(&self.state());
+        let end = Instant::now() + ROOM;
+        loop {
+            match Locked::shared(path) {
+                Err(error) if is_full(&error) && Instant::now() < end => std::thread::sleep(LOOK),
+                locked => return locked,
+            }
+        }
     }
 
     /// One look at what is there, then whatever is missing.
@@ -407,6 +428,10 @@ impl Pool {
         }
         Ok(true)
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 /// Whether there is a process with the number that an opening's name begins with.

@@ -39,12 +39,14 @@ pub struct Options {
     pub mount_by_command: bool,
     /// How long the end of a process waits for what was deleted to be destroyed; the next start goes on with what is left.
     pub patience: Duration,
+    /// Whether it is opened for deleting: if the pool is full, the room that is kept back for that is given back.
+    pub make_room: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let patience = Duration::from_secs(10);
-        Self { program: "zfs".into(), mount_by_command: false, patience }
+        Self { program: "zfs".into(), mount_by_command: false, patience, make_room: false }
     }
 }
 
@@ -78,7 +80,7 @@ impl ZfsStore {
             false => platform::mounter(),
         };
         let carry = mounter.carry(&zfs, &place);
-        let (pool, alive) = Pool::open(zfs, mounter, place)?;
+        let (pool, alive) = Pool::open(zfs, mounter, place, options.make_room)?;
         let pool = Arc::new(pool);
         let state = pool.state();
         let trash = Trash::new(pool.clone(), options.patience);

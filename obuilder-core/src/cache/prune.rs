@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::{CacheError, ResultCache};
-use crate::error::StoreError;
+use crate::error::{StoreError, chain};
 use crate::fault;
 use crate::id::ResultId;
 use crate::index::Entry;
@@ -51,8 +51,9 @@ impl ResultCache {
         let warm = self.store().drop_warm(true)?;
         let kept = caches.iter().map(|(_, size)| size).chain(sizes.values()).sum::<u64>();
         let held = self.store().held()?;
-        let mut room = Room::new(limits, kept + warm + held.waiting, self.store().usage()?.free);
-        let mut report = GcReport { waiting: held.waiting, ..GcReport::default() };
+        let waiting = held.waiting_besides(&[]);
+        let mut room = Room::new(limits, kept + warm + waiting, self.store().usage()?.free);
+        let mut report = GcReport::default();
         if room.wanted() && warm > 0 {
             report.warm = if dry_run { warm } else { self.store().drop_warm(false)? };
             room.freed(report.warm);
@@ -70,7 +71,10 @@ impl ResultCache {
             }
         }
         let gone: Vec<_> = report.deleted.iter().map(|(id, _)| id.clone()).collect();
-        let held = held.besides(&gone.iter().collect::<Vec<_>>());
+        let gone: Vec<_> = gone.iter().collect();
+        report.waiting = held.waiting_besides(&gone);
+        room.freed(waiting - report.waiting);
+        let held = held.besides(&gone);
         let mut plan = Plan::new(self.entries()?);
         // What frees nothing makes no room, and would only have to be built again.
         while let Some(id) = plan.longest_unused(|id| {
@@ -116,7 +120,7 @@ impl ResultCache {
         fault::point("delete-deleted");
         self.index.remove(id)?;
         fault::point("delete-indexed");
-        self.remove_failed_log(id);
+        self.remove_notes(id);
         Ok(deleted || failed)
     }
 
@@ -208,7 +212,7 @@ impl ResultCache {
                     return Ok(false);
                 }
                 Err(error) => {
-                    report.failed.push((id.clone(), error.to_string()));
+                    report.failed.push((id.clone(), chain(&error)));
                     return Ok(false);
                 }
             }
