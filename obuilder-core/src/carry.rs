@@ -19,6 +19,11 @@ pub trait Carrier: Debug + Send + Sync {
 
     /// Whether what is carried is mounted at its place, rather than renamed there.
     fn mounts(&self) -> bool;
+
+    /// Where in a tree that is carried something else of the store's may be mounted, which is brought back with it.
+    fn inside(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// The way of a store.

@@ -52,16 +52,22 @@ fn make_base(store: &ZfsStore, pool: &str, name: &str, files: usize, children: b
 }
 
 /// A step that writes one file; all that it takes but the writing: it is looked for, begun, committed, and pinned as long as it is used.
-fn our_step(store: &ZfsStore, base: &str, name: &str) -> Duration {
-    let begun = Instant::now();
-    assert!(store.result(&id(name)).unwrap().is_none());
-    let pending = store.begin(&id(name), Base::Result(&id(base))).unwrap();
-    let started = begun.elapsed();
-    fs::write(pending.dir().join("rootfs/new"), name).unwrap();
-    let working = Instant::now();
-    pending.commit().unwrap();
-    let _pin = store.result(&id(name)).unwrap().unwrap();
-    started + working.elapsed()
+fn our_step(store: &ZfsStore, base: &str, name: &str) -> [Duration; 4] {
+    let timed = |work: &mut dyn FnMut()| {
+        let begun = Instant::now();
+        work();
+        begun.elapsed()
+    };
+    let looked = timed(&mut || assert!(store.result(&id(name)).unwrap().is_none()));
+    let mut pending = None;
+    let begin = || store.begin(&id(name), Base::Result(&id(base))).unwrap();
+    let started = timed(&mut || pending = Some(begin()));
+    let mut pending = pending;
+    fs::write(pending.as_ref().unwrap().dir().join("rootfs/new"), name).unwrap();
+    let committed = timed(&mut || pending.take().unwrap().commit().unwrap());
+    let mut pin = None;
+    let pinned = timed(&mut || pin = store.result(&id(name)).unwrap());
+    [looked, started, committed, pinned]
 }
 
 /// The same by the commands that OBuilder runs (its `lib/db_store.ml` and `lib/zfs_store.ml`; those for children its macOS sandbox).
@@ -119,14 +125,18 @@ fn main() {
         println!("{name}: {files} files made in {:.1} s", begun.elapsed().as_secs_f64());
     }
     let mut times = [(); 5].map(|()| Vec::new());
+    let mut parts = [(); 4].map(|()| Vec::new());
+    let sum = |step: [Duration; 4]| step.iter().sum::<Duration>();
     let mut commands = [0; 2];
     for round in 0..rounds {
         for (number, base) in ["small", "large"].iter().enumerate() {
-            times[number].push(our_step(&store, base, &format!("{base} {round}")));
+            let step = our_step(&store, base, &format!("{base} {round}"));
+            parts.iter_mut().zip(step).for_each(|(part, time)| part.push(time));
+            times[number].push(sum(step));
         }
         times[2].push(their_step(&pool, "small", &format!("their {round}"), &[]));
         let before = store.commands_run();
-        times[3].push(our_step(&store, "mac", &format!("mac {round}")));
+        times[3].push(sum(our_step(&store, "mac", &format!("mac {round}"))));
         commands[1] = store.commands_run() - before;
         times[4].push(their_step(&pool, "mac", &format!("their mac {round}"), &["home", "brew"]));
         let before = store.commands_run();
@@ -138,6 +148,10 @@ fn main() {
     println!(
         "step on 10 files: {small:.0} ms; on {files}: {large:.0} ms, {:.2} times",
         large / small
+    );
+    let [looked, began, committed, pinned] = parts.map(median);
+    println!(
+        "looked for in {looked:.0} ms, begun in {began:.0}, committed in {committed:.0}, pinned in {pinned:.0}"
     );
     println!("as OBuilder runs it: {theirs:.0} ms; ours takes {:.2} of that", small / theirs);
     println!(

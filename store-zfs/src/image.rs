@@ -12,15 +12,12 @@ use crate::exchange;
 use crate::fetcher::{ZfsFetcher, broken, tree_failed};
 use crate::layout::{Pool, failed};
 use crate::lock::Locked;
-use crate::mount::is_place;
+use crate::mount::{LOCAL, is_place};
 use crate::store::Inner;
 use crate::tree::{Children, make_dir, remove, remove_dir};
 
 /// The group of images, which OBuilder does not make.
 const GROUP: &str = "base-image";
-
-/// What in a tree is a dataset of its own, and its name.
-const LOCAL: &str = "local";
 
 /// What became of an image that was put into a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,6 +20,9 @@ pub(crate) use by_command::ByCommand;
 /// a Mac apart.
 pub(crate) const CHILDREN: [(&str, &str); 2] = [("home", "rootfs"), ("brew", "rootfs/local")];
 
+/// Where the second of them is shown in the tree.
+pub(crate) const LOCAL: &str = "local";
+
 /// Whether there is a directory at `place` in `at`, on the way to which no link leads elsewhere: a step may have made it.
 pub(crate) fn is_place(at: &Path, place: &str) -> bool {
     let mut path = at.to_owned();

@@ -195,6 +195,7 @@ fn put_image(pool: &TestPool, open: fn(&Path) -> ZfsStore) {
     let result = format!("result/{}", id("theirs"));
     step_of_obuilder(pool, &format!("result/{}", id("second")), &result);
     unmount_whole(pool, &result);
+    pool.zfs(&format!("snapshot -r POOL/{result}@snap"));
     let begun = Instant::now();
     while leftovers(pool.as_ref()).len() > 1 {
         assert!(begun.elapsed() < BOUND, "left: {:?}", leftovers(pool.as_ref()));

@@ -14,7 +14,7 @@ use obuilder_core::error::StoreError;
 use super::mounted;
 use crate::command::Zfs;
 use crate::layout::{Place, SNAPSHOT, failed};
-use crate::mount::{CHILDREN, Mounter, is_place};
+use crate::mount::{CHILDREN, LOCAL, Mounter, is_place};
 use crate::tree::Children;
 
 /// How often what is busy is unmounted, and how long is waited in between.
@@ -180,6 +180,10 @@ impl Carrier for Bind {
 
     fn mounts(&self) -> bool {
         true
+    }
+
+    fn inside(&self) -> Option<&'static str> {
+        Some(LOCAL)
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use obuilder_core::contracts::Carrier;
 
-use super::CHILDREN;
 use super::table::{self, Table};
+use super::{CHILDREN, LOCAL};
 use crate::command::Zfs;
 use crate::layout::Place;
 
@@ -53,9 +53,7 @@ impl SetMountpoint {
         }
         self.mount_at(&dataset, at, true)?;
         let Some(sister) = sister else { return Ok(()) };
-        let [(_, rootfs), (_, local)] = CHILDREN;
-        let below = local.strip_prefix(rootfs).unwrap_or(local).trim_start_matches('/');
-        self.mount_at(&sister.name, &at.join(below), false)
+        self.mount_at(&sister.name, &at.join(LOCAL), false)
     }
 
     /// A step's end may have unmounted it already, as it does with all that is mounted in a tree.
@@ -108,5 +106,9 @@ impl Carrier for SetMountpoint {
 
     fn mounts(&self) -> bool {
         true
+    }
+
+    fn inside(&self) -> Option<&'static str> {
+        Some(LOCAL)
     }
 }
