@@ -116,7 +116,7 @@ fn main() {
     let pool = format!("{parent}/bench");
     zfs(&format!("create {pool}"));
     let place = Place { root: Path::new("/").join(&pool), pool: pool.clone() };
-    let store = ZfsStore::open(place, &Options::default()).unwrap();
+    let store = ZfsStore::open(place.clone(), &Options::default()).unwrap();
     for (name, files, children) in
         [("small", 10, false), ("large", files, false), ("mac", 10, true)]
     {
@@ -124,6 +124,10 @@ fn main() {
         make_base(&store, &pool, name, files, children);
         println!("{name}: {files} files made in {:.1} s", begun.elapsed().as_secs_f64());
     }
+    drop(store);
+    let store = ZfsStore::open(place, &Options::default()).unwrap();
+    // Sees what the base has below it.
+    store.reconcile(&[]).unwrap();
     let mut times = [(); 5].map(|()| Vec::new());
     let mut parts = [(); 4].map(|()| Vec::new());
     let sum = |step: [Duration; 4]| step.iter().sum::<Duration>();

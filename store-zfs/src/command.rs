@@ -85,6 +85,18 @@ impl Zfs {
         }
     }
 
+    /// Runs it once for each of the `calls`, all at the same time: what each has to wait for, such as the pool's next write, it waits
+    /// for with the others. Says of each whether it succeeded.
+    pub(crate) fn run_at_once(&self, calls: &[Vec<String>]) -> Vec<bool> {
+        let calls = calls.iter().map(|words| words.iter().map(String::as_str).collect::<Vec<_>>());
+        let started: Vec<_> = calls.map(|words| (self.start(&words), words)).collect();
+        let ended = started.into_iter().map(|(child, words)| {
+            let ended = child.and_then(|child| self.end(&words, child));
+            matches!(ended, Ok((_, None)))
+        });
+        ended.collect()
+    }
+
     /// Runs it for an effect; `action` completes "failed to …".
     pub(crate) fn act(&self, action: &str, arguments: &[&str]) -> Result<(), StoreError> {
         self.run(arguments).map(drop).map_err(|failed| self.sorted(action, failed))
@@ -156,13 +168,25 @@ impl Zfs {
 
     /// What it printed, and the failure it ended with, if it did.
     fn output(&self, arguments: &[&str]) -> Result<(String, Option<ZfsFailed>), ZfsFailed> {
+        self.end(arguments, self.start(arguments)?)
+    }
+
+    fn start(&self, arguments: &[&str]) -> Result<Child, ZfsFailed> {
         self.ran.fetch_add(1, Ordering::Relaxed);
         let mut command = Command::new(&self.program);
         command.args(arguments).stdin(Stdio::null()).env("LC_ALL", "C");
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         // A key that interrupts this process would end it too, and what it has not said would be taken for not there.
         command.process_group(0);
-        let output = start_under_locks(&mut command).and_then(Child::wait_with_output);
+        start_under_locks(&mut command).map_err(|error| self.not_started(arguments, &error))
+    }
+
+    fn end(
+        &self,
+        arguments: &[&str],
+        child: Child,
+    ) -> Result<(String, Option<ZfsFailed>), ZfsFailed> {
+        let output = child.wait_with_output();
         let output = output.map_err(|error| self.not_started(arguments, &error))?;
         fault::point("zfs-ran");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -54,9 +54,7 @@ pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled,
     for dir in LOCK_DIRS {
         sweep_locks(&pool.locks().join(dir))?;
     }
-    if pool.mounter.wants_tree_apart() {
-        pool.known.take_over(change, children(pool, &rows));
-    }
+    pool.known.take_over(change, children(pool, &rows));
     let known: HashSet<_> = known.iter().cloned().collect();
     found.unknown = there.difference(&known).cloned().collect();
     found.bases = bases(pool, &rows);

@@ -101,13 +101,8 @@ impl Pool {
     ) -> Result<Option<Work>, StoreError> {
         if self.mounter.wants_tree_apart() {
             let children = self.children_of(from)?;
-            for number in &children {
-                let (child, place) = CHILDREN[*number];
-                let at = self.made(path).join(place);
-                let [base, clone] = [from, path].map(|path| format!("{path}/{child}"));
-                if !self.clone_one(&base, &clone, Some(&at))? {
-                    return Ok(None);
-                }
+            if !self.clone_known(from, path, &children, Some(&self.made(path)))? {
+                return Ok(None);
             }
             if children.contains(&0) {
                 return self.show_apart(path, children).map(Some);
@@ -117,8 +112,51 @@ impl Pool {
         self.mount_made(path, dir)?;
         remove_files(dir)?;
         make_tree_dir(dir)?;
-        let children = self.clone_children(from, path, dir)?;
-        Ok(children.map(|children| Work { dir: dir.to_owned(), children }))
+        let dir = dir.to_owned();
+        if let Some(children) = self.known.get(from) {
+            if !self.clone_known(from, path, &children, None)? {
+                return Ok(None);
+            }
+            for number in &children {
+                let (child, place) = CHILDREN[*number];
+                let at = dir.join(place);
+                make_place(&at)?;
+                self.mount_made(&format!("{path}/{child}"), &at)?;
+            }
+            return Ok(Some(Work { dir, children }));
+        }
+        let children = self.clone_children(from, path, &dir)?;
+        Ok(children.map(|children| Work { dir, children }))
+    }
+
+    /// Clones these children of what is at `from`, to be mounted in `made` if that is given. Says whether they were all there.
+    fn clone_known(
+        &self,
+        from: &str,
+        path: &str,
+        children: &Children,
+        made: Option<&Path>,
+    ) -> Result<bool, StoreError> {
+        let names = children.iter().map(|number| {
+            let (child, place) = CHILDREN[*number];
+            let [base, clone] = [from, path].map(|path| format!("{path}/{child}"));
+            (base, clone, made.map(|made| made.join(place)))
+        });
+        let names: Vec<_> = names.collect();
+        // One alone is cloned as everything is.
+        let together = names.iter().filter(|_| names.len() > 1);
+        let calls: Vec<_> =
+            together.map(|(base, clone, at)| self.clone_call(base, clone, at.as_deref())).collect();
+        let done = self.zfs.run_at_once(&calls);
+        for (number, (base, clone, at)) in names.iter().enumerate() {
+            let at = at.as_deref();
+            if done.get(number) == Some(&true) {
+                self.mounter.born(&self.dataset(clone), at.unwrap_or(&self.dir(clone)));
+            } else if !self.clone_one(base, clone, at)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Clones the children of what is at `from`, where they can be found by mounting them. `None` when one has gone meanwhile.
@@ -228,12 +266,8 @@ impl Pool {
         at: Option<&Path>,
     ) -> Result<bool, StoreError> {
         let (snapshot, to) = (format!("{}@{SNAPSHOT}", self.dataset(from)), self.dataset(path));
-        let mountpoint = at.map(|at| format!("mountpoint={}", at.display()));
-        let more: &[&str] = match &mountpoint {
-            Some(mountpoint) => &["-o", mountpoint],
-            None => &[],
-        };
-        let words = [&["clone", "-o", "canmount=noauto"], more, &[&snapshot, &to]].concat();
+        let call = self.clone_call(from, path, at);
+        let words: Vec<_> = call.iter().map(String::as_str).collect();
         let action = format!("clone `{snapshot}` to `{to}`");
         let mut done = self.zfs.act(&action, &words);
         for _ in 1..TRIES {
@@ -311,8 +345,17 @@ impl Pool {
 
     /// Tries once to clone the snapshot of what is at `from`, but nothing below it; says whether it was done.
     pub(crate) fn cloned_at_once(&self, from: &str, path: &str) -> bool {
-        let (snapshot, to) = (format!("{}@{SNAPSHOT}", self.dataset(from)), self.dataset(path));
-        self.zfs.run(&["clone", "-o", "canmount=noauto", &snapshot, &to]).is_ok()
+        self.zfs.run_at_once(&[self.clone_call(from, path, None)]) == [true]
+    }
+
+    /// How `zfs` is told to clone one snapshot, to be mounted by us alone.
+    fn clone_call(&self, from: &str, path: &str, at: Option<&Path>) -> Vec<String> {
+        let mut words = vec!["clone".to_owned(), "-o".to_owned(), "canmount=noauto".to_owned()];
+        if let Some(at) = at {
+            words.extend(["-o".to_owned(), format!("mountpoint={}", at.display())]);
+        }
+        words.extend([format!("{}@{SNAPSHOT}", self.dataset(from)), self.dataset(path)]);
+        words
     }
 
     /// Renames a dataset that stays mounted where it is.
