@@ -20,6 +20,11 @@ pub trait Carrier: Debug + Send + Sync {
     /// Whether what is carried is mounted at its place, rather than renamed there.
     fn mounts(&self) -> bool;
 
+    /// Waits until what a killed process has begun to carry has come to rest: only then can what it left be cleared away.
+    fn settle(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Where in a tree that is carried something else of the store's may be mounted, which is brought back with it.
     fn inside(&self) -> Option<&'static str> {
         None

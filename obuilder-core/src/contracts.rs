@@ -14,7 +14,7 @@ use bstr::{BStr, BString};
 
 use crate::cancel::Cancel;
 pub use crate::carry::{Carrier, Carry};
-use crate::error::{FetchError, SandboxError, StoreError};
+use crate::error::{FetchError, SandboxError, StoreError, chain};
 pub use crate::finding::{Finding, Held, Reconciled};
 use crate::id::ResultId;
 use crate::log::BuildLog;
@@ -49,6 +49,12 @@ pub trait Store: Send + Sync {
 
     /// The finished result `id`, pinned for as long as the returned value lives.
     fn result(&self, id: &ResultId) -> Result<Option<Snapshot>, StoreError>;
+
+    /// The same for whoever may not want to look into it: where it takes something to show a result, that waits until its directory is
+    /// asked for. A store may go by what it knows of the result without looking.
+    fn held_result(&self, id: &ResultId) -> Result<Option<Snapshot>, StoreError> {
+        self.result(id)
+    }
 
     /// The kept tree of the last failed step `id` (see [`Pending::keep`]), pinned likewise.
     fn kept(&self, id: &ResultId) -> Result<Option<Snapshot>, StoreError>;
@@ -137,13 +143,30 @@ pub trait Pending: Send {
 pub struct Snapshot {
     id: ResultId,
     dir: PathBuf,
-    _pin: Box<dyn Any + Send + Sync>,
+    pin: Pinned,
+}
+
+/// By what a result is pinned.
+enum Pinned {
+    /// It is shown as long as this lives.
+    Shown { _by: Box<dyn Any + Send + Sync> },
+    /// It is shown when this was called.
+    On(Box<dyn Fn() -> Result<(), StoreError> + Send + Sync>),
 }
 
 impl Snapshot {
     /// For stores: a result at `dir`, pinned by whatever `pin` holds.
     pub fn new(id: ResultId, dir: PathBuf, pin: impl Any + Send + Sync) -> Self {
-        Self { id, dir, _pin: Box::new(pin) }
+        Self { id, dir, pin: Pinned::Shown { _by: Box::new(pin) } }
+    }
+
+    /// For stores: a result that `show` has at `dir` from the first time on that it is called, and that it pins.
+    pub fn shown_by(
+        id: ResultId,
+        dir: PathBuf,
+        show: impl Fn() -> Result<(), StoreError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { id, dir, pin: Pinned::On(Box::new(show)) }
     }
 
     /// The result's id.
@@ -151,24 +174,30 @@ impl Snapshot {
         &self.id
     }
 
-    /// The directory that holds `rootfs`, `log` and `env`.
+    /// The directory that holds `rootfs`, `log` and `env`. If a held result cannot be shown, the program's own log says why, and
+    /// nothing is there.
     pub fn dir(&self) -> &Path {
+        if let Pinned::On(show) = &self.pin
+            && let Err(error) = show()
+        {
+            tracing::error!("failed to show the result {}: {}", self.id, chain(&error));
+        }
         &self.dir
     }
 
     /// The tree. Never write to it.
     pub fn rootfs(&self) -> PathBuf {
-        self.dir.join("rootfs")
+        self.dir().join("rootfs")
     }
 
     /// What the step printed; may be missing in stores that others filled.
     pub fn log(&self) -> PathBuf {
-        self.dir.join("log")
+        self.dir().join("log")
     }
 
     /// The image's environment, for a base image.
     pub fn env(&self) -> PathBuf {
-        self.dir.join("env")
+        self.dir().join("env")
     }
 }
 

@@ -57,6 +57,9 @@ impl<'a> Home<'a> {
         let tell = || waiting(&format!("another step uses the home `{place}`"));
         let lock = Lock::acquire(&slot.beside(".lock"), cancel, tell)?;
         let mut found = Self { slot, lock, _canonical: canonical };
+        slot.carry
+            .settle()
+            .map_err(Error::io("wait for what a killed process has begun to carry"))?;
         found.recover(owner)?;
         Ok(found)
     }

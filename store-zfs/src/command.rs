@@ -72,6 +72,11 @@ impl Zfs {
         Self { program: program.to_owned(), pool: pool.to_owned(), ran: Arc::default() }
     }
 
+    /// The pool it is run for.
+    pub(crate) fn pool(&self) -> &str {
+        &self.pool
+    }
+
     /// How often it has been run.
     pub(crate) fn ran(&self) -> u64 {
         self.ran.load(Ordering::Relaxed)

@@ -1,38 +1,33 @@
 //! What lies where in a pool.
 
-use std::collections::HashSet;
 use std::fs::{self, DirBuilder, Permissions};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bstr::BStr;
 use obuilder_core::ResultId;
 use obuilder_core::cache::reserve;
 use obuilder_core::error::StoreError;
-use rustix::io::Errno;
-use rustix::process::Pid;
 
 use crate::command::{Rows, Zfs, ZfsFailed};
 use crate::known::Known;
 use crate::lock::Locked;
 use crate::mount::Mounter;
 use crate::names;
+use crate::openings::Openings;
 use crate::sweep::entries;
 
 /// The newest format of [`Pool`] this program knows.
 const FORMAT: u32 = 1;
 
-/// Longest wait for the last command of a process that was killed, and how soon to look again.
-const LAST_COMMAND: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(20);
-
-/// Longest wait for room that was given back.
+/// Longest wait for room that was given back, and how soon to look again.
 const ROOM: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The snapshot that makes a dataset a result, a kept tree, a cache's version or a base image.
 pub(crate) const SNAPSHOT: &str = "snap";
@@ -105,10 +100,9 @@ pub(crate) struct Pool {
     pub(crate) mounter: Box<dyn Mounter>,
     place: Place,
     opening: String,
+    pub(crate) openings: Arc<Openings>,
     next: AtomicU64,
     pub(crate) known: Known,
-    /// Openings that have ended and have been waited for in vain.
-    waited_for: Mutex<HashSet<String>>,
 }
 
 impl Pool {
@@ -121,13 +115,14 @@ impl Pool {
     ) -> Result<(Self, Locked), StoreError> {
         let opening = format!("{}-{:08x}", std::process::id(), random());
         let known = Known::new(locks_in(&place.root).join("changes"));
-        let (next, waited_for) = Default::default();
-        let pool = Self { zfs, mounter, place, opening, next, known, waited_for };
+        let openings = Arc::new(Openings::new(locks_in(&place.root).join("alive")));
+        let next = AtomicU64::default();
+        let pool = Self { zfs, mounter, place, opening, openings, next, known };
         pool.make_groups()?;
         for name in ["", "alive", "pins", "making", "places", "kept", "made"] {
             private_dir(&pool.locks().join(name))?;
         }
-        let path = pool.alive(&pool.opening);
+        let path = pool.openings.lock(&pool.opening);
         let alive = match Locked::shared(&path) {
             Err(error) if make_room && is_full(&error) => pool.lock_in_kept_room(&path),
             alive => alive,
@@ -357,11 +352,6 @@ impl Pool {
         locks_in(&self.place.root)
     }
 
-    /// The lock that the opening of a store holds.
-    pub(crate) fn alive(&self, opening: &str) -> PathBuf {
-        self.locks().join("alive").join(opening)
-    }
-
     /// The lock of what is kept for `id`.
     pub(crate) fn pin(&self, kind: Kind, id: &ResultId) -> PathBuf {
         self.locks().join("pins").join(format!("{}-{id}", kind.group()))
@@ -402,43 +392,14 @@ impl Pool {
     /// Whether the maker of `name` in `group` has gone. What has no name of ours, or of OBuilder's leases, is for others to remove.
     pub(crate) fn is_dead(&self, group: &str, name: &str) -> Result<bool, StoreError> {
         match names::maker(name) {
-            Some(opening) => self.has_gone(opening),
+            Some(opening) => self.openings.has_gone(opening),
             None => Ok(is_lease(group, name)),
         }
-    }
-
-    fn waited_for(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.waited_for.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the opening PID-RANDOM of a store has ended. A `zfs` that a killed process has started goes on with what it was told,
-    /// and has its locks as long: that is waited for, within bounds and once, as whoever looks later would have to look again.
-    pub(crate) fn has_gone(&self, opening: &str) -> Result<bool, StoreError> {
-        let path = self.alive(opening);
-        let held = || Locked::is_held(&path).map_err(|e| failed("look at", &path, e));
-        let end = Instant::now() + LAST_COMMAND;
-        while held()? {
-            if is_running(opening) || self.waited_for().contains(opening) {
-                return Ok(false);
-            }
-            if Instant::now() >= end {
-                self.waited_for().insert(opening.to_owned());
-            }
-            std::thread::sleep(LOOK);
-        }
-        Ok(true)
     }
 }
 
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-}
-
-/// Whether there is a process with the number that an opening's name begins with.
-fn is_running(opening: &str) -> bool {
-    let number = opening.split_once('-').and_then(|(pid, _)| pid.parse().ok());
-    let Some(pid) = number.and_then(Pid::from_raw) else { return true };
-    !matches!(rustix::process::test_kill_process(pid), Err(Errno::SRCH))
 }
 
 /// Whether what is named `name` in `group` can be ours or OBuilder's at all.

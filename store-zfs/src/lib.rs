@@ -12,6 +12,7 @@ mod tree;
 
 mod known;
 mod layout;
+mod openings;
 mod pin;
 mod trash;
 

@@ -6,12 +6,14 @@ mod table;
 
 use std::fmt::Debug;
 use std::path::Path;
+use std::sync::Arc;
 
 use obuilder_core::contracts::Carry;
 use obuilder_core::error::StoreError;
 
 use crate::command::Zfs;
 use crate::layout::{Place, SNAPSHOT};
+use crate::openings::Openings;
 use crate::tree::Children;
 
 pub(crate) use by_command::ByCommand;
@@ -70,7 +72,7 @@ pub(crate) trait Mounter: Debug + Send + Sync {
     fn parted(&self, _dataset: &str) {}
 
     /// How a tree gets to where a step sees it.
-    fn carry(&self, zfs: &Zfs, place: &Place) -> Carry;
+    fn carry(&self, zfs: &Zfs, place: &Place, openings: &Arc<Openings>) -> Carry;
 
     /// Whether a tree must be a dataset of its own, to be mounted where a step sees it. If not, a dataset can be mounted anywhere,
     /// whatever its mount point.

@@ -1,7 +1,8 @@
 //! Pinned results: mounted to be read while anybody, in whatever process, holds one.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use obuilder_core::ResultId;
 use obuilder_core::error::StoreError;
@@ -18,7 +19,7 @@ pub(crate) struct Pin {
     /// Gone only while this is dropped.
     lock: Option<Locked>,
     /// Whether there is something to be unmounted: what an OBuilder works in is mounted at the same place.
-    shown: bool,
+    shown: Mutex<bool>,
 }
 
 impl Inner {
@@ -29,20 +30,40 @@ impl Inner {
         id: &ResultId,
     ) -> Result<Option<Arc<Pin>>, StoreError> {
         let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pin) = pins.get(&(kind, id.clone())).and_then(std::sync::Weak::upgrade) {
-            return Ok(Some(pin));
+        if let Some(pin) = pins.get(&(kind, id.clone())).and_then(Weak::upgrade) {
+            drop(pins);
+            return Ok(pin.show()?.then_some(pin));
         }
-        let lock = self.pin_lock(kind, id)?;
-        let mut pin =
-            Pin { store: self.clone(), kind, id: id.clone(), lock: Some(lock), shown: true };
+        let pin = Arc::new(self.new_pin(kind, id)?);
         if !pin.show()? {
-            pin.shown = false;
             return Ok(None);
         }
-        let pin = Arc::new(pin);
-        pins.retain(|_, pin| pin.strong_count() > 0);
-        pins.insert((kind, id.clone()), Arc::downgrade(&pin));
+        note(&mut pins, &pin);
         Ok(Some(pin))
+    }
+
+    /// Pins the result `id`, if it is known without looking that there is one; it is not shown.
+    pub(crate) fn pin_known(
+        self: &Arc<Self>,
+        id: &ResultId,
+    ) -> Result<Option<Arc<Pin>>, StoreError> {
+        let kind = Kind::Result;
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pin) = pins.get(&(kind, id.clone())).and_then(Weak::upgrade) {
+            return Ok(Some(pin));
+        }
+        let pin = Arc::new(self.new_pin(kind, id)?);
+        // Nobody can delete it any more. Whoever has done so before has told it.
+        if self.pool.known.get(&Pool::of(kind, id)).is_none() {
+            return Ok(None);
+        }
+        note(&mut pins, &pin);
+        Ok(Some(pin))
+    }
+
+    fn new_pin(self: &Arc<Self>, kind: Kind, id: &ResultId) -> Result<Pin, StoreError> {
+        let lock = Some(self.pin_lock(kind, id)?);
+        Ok(Pin { store: self.clone(), kind, id: id.clone(), lock, shown: Mutex::new(false) })
     }
 
     /// Keeps what there may be of `id` from being deleted.
@@ -58,6 +79,11 @@ impl Inner {
     }
 }
 
+fn note(pins: &mut HashMap<(Kind, ResultId), Weak<Pin>>, pin: &Arc<Pin>) {
+    pins.retain(|_, pin| pin.strong_count() > 0);
+    pins.insert((pin.kind, pin.id.clone()), Arc::downgrade(pin));
+}
+
 impl Pin {
     /// Where it is mounted.
     pub(crate) fn dir(&self) -> PathBuf {
@@ -68,15 +94,20 @@ impl Pin {
         Pool::of(self.kind, &self.id)
     }
 
-    fn show(&self) -> Result<bool, StoreError> {
-        let _lock = self.store.mounts_lock()?;
-        self.store.pool.show(&self.path())
+    /// Has it mounted; says whether it is there.
+    pub(crate) fn show(&self) -> Result<bool, StoreError> {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*shown {
+            let _lock = self.store.mounts_lock()?;
+            *shown = self.store.pool.show(&self.path())?;
+        }
+        Ok(*shown)
     }
 
     /// Whoever lets go last unmounts it.
     fn let_go(&mut self) -> Result<(), StoreError> {
         drop(self.lock.take());
-        if !self.shown {
+        if !*self.shown.get_mut().unwrap_or_else(PoisonError::into_inner) {
             let path = self.store.pool.pin(self.kind, &self.id);
             return Locked::remove_if_free(&path).map_err(|e| failed("remove", &path, e));
         }

@@ -79,8 +79,8 @@ impl ZfsStore {
             true => Box::<ByCommand>::default(),
             false => platform::mounter(),
         };
-        let carry = mounter.carry(&zfs, &place);
-        let (pool, alive) = Pool::open(zfs, mounter, place, options.make_room)?;
+        let (pool, alive) = Pool::open(zfs, mounter, place.clone(), options.make_room)?;
+        let carry = pool.mounter.carry(&pool.zfs, &place, &pool.openings);
         let pool = Arc::new(pool);
         let state = pool.state();
         let trash = Trash::new(pool.clone(), options.patience);
@@ -251,6 +251,16 @@ impl Store for ZfsStore {
 
     fn result(&self, id: &ResultId) -> Result<Option<Snapshot>, StoreError> {
         self.pinned(Kind::Result, id)
+    }
+
+    fn held_result(&self, id: &ResultId) -> Result<Option<Snapshot>, StoreError> {
+        let Some(pin) = self.inner.pin_known(id)? else { return self.result(id) };
+        let (dir, own) = (pin.dir(), id.clone());
+        let show = move || match pin.show()? {
+            true => Ok(()),
+            false => Err(StoreError::Missing(own.clone())),
+        };
+        Ok(Some(Snapshot::shown_by(id.clone(), dir, show)))
     }
 
     fn kept(&self, id: &ResultId) -> Result<Option<Snapshot>, StoreError> {

@@ -120,7 +120,7 @@ pub(crate) fn replaced_versions(
             continue;
         };
         if let Some(heir) = names::maker_of_inherited(old)
-            && pool.has_gone(heir)?
+            && pool.openings.has_gone(heir)?
         {
             found.push(row[0].clone());
         }

@@ -491,7 +491,7 @@ on_both!(
     what_was_written_as_memory_is_in_the_result
 );
 
-/// What one step costs: a tree on the last result, carried to where a step sees it and back, and saved.
+/// What one step costs: a tree on the last result, carried to where a step sees it and back, saved, and held for the next.
 fn commands_of_a_step(store: &ZfsStore, place: &Path) -> u64 {
     make_on(store, "a", Base::Empty);
     let (before, seen) = (store.commands_run(), place.join("seen"));
@@ -502,7 +502,10 @@ fn commands_of_a_step(store: &ZfsStore, place: &Path) -> u64 {
     fs::write(seen.join("file"), "b").unwrap();
     store.carry().home(&seen, &tree).unwrap();
     pending.commit().unwrap();
+    let held = store.held_result(&id("b")).unwrap().unwrap();
     let commands = store.commands_run() - before;
+    assert_eq!(fs::read_to_string(held.rootfs().join("file")).unwrap(), "b");
+    drop(held);
     assert_eq!(file_of(store, "b"), "b");
     assert_eq!(file_of(store, "a"), "a");
     commands

@@ -42,6 +42,7 @@ macro_rules! store_conformance {
             a_tree_without_rootfs_is_no_result
             an_unknown_base_is_missing
             a_pinned_result_is_not_deleted
+            a_held_result_is_not_deleted
             deleting_says_whether_there_was_anything
             begins_and_deletes_may_run_at_once
             the_last_kept_tree_stands
@@ -249,6 +250,25 @@ pub fn a_pinned_result_is_not_deleted(open: Open<'_>, dir: &Path) {
     drop(second);
     assert!(store.delete(&id("a")).unwrap());
     assert!(other.result(&id("a")).unwrap().is_none());
+}
+
+/// So does a result that is held, which is there when it is looked into.
+pub fn a_held_result_is_not_deleted(open: Open<'_>, dir: &Path) {
+    let (store, other) = (open(dir), open(dir));
+    assert!(store.held_result(&id("a")).unwrap().is_none());
+    make(&*store, "a", Base::Empty);
+    let held = [&store, &other].map(|store| store.held_result(&id("a")).unwrap().unwrap());
+    for store in [&store, &other] {
+        assert!(matches!(store.delete(&id("a")), Err(StoreError::InUse(_))));
+    }
+    // Whoever has it shown first makes no difference to the others.
+    drop(result(&*store, "a"));
+    for held in held {
+        assert_eq!(read(held.rootfs().join("a")), "a");
+    }
+    assert!(other.delete(&id("a")).unwrap());
+    assert!(store.held_result(&id("a")).unwrap().is_none());
+    assert!(other.held_result(&id("a")).unwrap().is_none());
 }
 
 /// Deleting takes the result and the kept tree, and the id may be made anew.

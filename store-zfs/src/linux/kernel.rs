@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::mounted;
 use crate::command::Zfs;
 use crate::layout::{Place, SNAPSHOT, failed};
 use crate::mount::{CHILDREN, LOCAL, Mounter, is_place};
+use crate::openings::Openings;
 use crate::tree::Children;
 
 /// How often what is busy is unmounted, and how long is waited in between.
@@ -91,7 +93,7 @@ impl Mounter for Kernel {
         unmount_one(at, force)
     }
 
-    fn carry(&self, _: &Zfs, _: &Place) -> Carry {
+    fn carry(&self, _: &Zfs, _: &Place, _: &Arc<Openings>) -> Carry {
         Carry::new(Bind)
     }
 

@@ -13,6 +13,7 @@ use super::table::{self, Found, Table};
 use super::{CHILDREN, Mounter, is_place};
 use crate::command::Zfs;
 use crate::layout::{Place, SNAPSHOT};
+use crate::openings::Openings;
 
 /// For what nothing is to write to, for as long as it is mounted.
 const READ_ONLY: &[&str] = &["-o", "ro"];
@@ -95,8 +96,12 @@ impl Mounter for ByCommand {
 
     /// One look tells all there is to know.
     fn show(&self, zfs: &Zfs, dataset: &str, at: &Path) -> Result<bool, StoreError> {
-        let wanted = ["-r", "-t", "filesystem,snapshot", "-o", table::COLUMNS];
-        let rows = zfs.table(&wanted, &[dataset])?;
+        // By their names, and with the pool's: that it is there proves in the same table that the others are not.
+        let own = [dataset.to_owned(), format!("{dataset}@{SNAPSHOT}")];
+        let below = CHILDREN.map(|(child, _)| format!("{dataset}/{child}"));
+        let names: Vec<_> = own.iter().chain(&below).map(String::as_str).collect();
+        let wanted = ["-t", "filesystem,snapshot", "-o", table::COLUMNS];
+        let rows = zfs.table(&wanted, &[&[zfs.pool()], &names[..]].concat())?;
         let is_there = |name: &str| rows.iter().find(|row| row[0] == name);
         if is_there(&format!("{dataset}@{SNAPSHOT}")).is_none() {
             return Ok(false);
@@ -138,8 +143,8 @@ impl Mounter for ByCommand {
         self.table.parted(dataset);
     }
 
-    fn carry(&self, zfs: &Zfs, place: &Place) -> Carry {
-        Carry::new(SetMountpoint::new(zfs, place, self.table.clone()))
+    fn carry(&self, zfs: &Zfs, place: &Place, openings: &Arc<Openings>) -> Carry {
+        Carry::new(SetMountpoint::new(zfs, place, self.table.clone(), openings.clone()))
     }
 
     fn wants_tree_apart(&self) -> bool {

@@ -10,6 +10,7 @@ use super::table::{self, Table};
 use super::{CHILDREN, LOCAL};
 use crate::command::Zfs;
 use crate::layout::Place;
+use crate::openings::Openings;
 
 /// A dataset is mounted elsewhere.
 #[derive(Debug)]
@@ -17,11 +18,17 @@ pub(super) struct SetMountpoint {
     zfs: Zfs,
     place: Place,
     table: Arc<Table>,
+    openings: Arc<Openings>,
 }
 
 impl SetMountpoint {
-    pub(super) fn new(zfs: &Zfs, place: &Place, table: Arc<Table>) -> Self {
-        Self { zfs: zfs.clone(), place: place.clone(), table }
+    pub(super) fn new(
+        zfs: &Zfs,
+        place: &Place,
+        table: Arc<Table>,
+        openings: Arc<Openings>,
+    ) -> Self {
+        Self { zfs: zfs.clone(), place: place.clone(), table, openings }
     }
 
     /// The dataset that is mounted at `dir`, and its sister that is shown in it, if there may be one.
@@ -106,6 +113,11 @@ impl Carrier for SetMountpoint {
 
     fn mounts(&self) -> bool {
         true
+    }
+
+    /// A `zfs` that is still under way may yet mount something there.
+    fn settle(&self) -> io::Result<()> {
+        self.openings.settle().map_err(io::Error::other)
     }
 
     fn inside(&self) -> Option<&'static str> {

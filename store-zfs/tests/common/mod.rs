@@ -194,24 +194,20 @@ fn at(dir: &Path) -> (String, PathBuf) {
     }
 }
 
-/// What is in the hands of processes, unfinished, or waits to be destroyed in the pool that is mounted at `dir`.
+/// What is in the hands of processes or waits to be destroyed in the pool that is mounted at `dir`.
 pub(crate) fn leftovers(dir: &Path) -> Vec<String> {
     let (pool, program) = at(dir);
-    let groups =
-        ["result", "result-tmp", "cache-tmp", "trash"].map(|group| format!("{pool}/{group}"));
+    let groups = ["result-tmp", "cache-tmp", "trash"].map(|group| format!("{pool}/{group}"));
     let mut list = Command::new(program);
-    let wanted = ["list", "-Hp", "-r", "-d", "2", "-t", "filesystem,snapshot", "-o", "name"];
-    let output = list.args(wanted).args(&groups).output();
+    let output = list.args(["list", "-Hp", "-r", "-d", "1", "-o", "name"]).args(&groups).output();
     let output = output.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let listed = String::from_utf8(output.stdout).unwrap();
-    let names: Vec<_> =
-        listed.lines().filter(|name| !groups.iter().any(|own| own == name)).collect();
-    let is_result = |name: &str| name.starts_with(&format!("{}/", groups[0]));
-    let member = |name: &str| name.matches('/').count() == groups[0].matches('/').count() + 1;
-    let is_whole = |name: &str| names.contains(&format!("{name}@snap").as_str());
-    let left = names.iter().filter(|name| !name.contains('@') && member(name));
-    left.filter(|name| !is_result(name) || !is_whole(name)).map(|name| (*name).to_owned()).collect()
+    let names = String::from_utf8(output.stdout).unwrap();
+    names
+        .lines()
+        .filter(|name| !groups.iter().any(|group| group == name))
+        .map(str::to_owned)
+        .collect()
 }
 
 pub(crate) fn id(text: &str) -> ResultId {
