@@ -128,6 +128,7 @@ impl ResultCache {
         cache.adopt(&reconciled)?;
         for id in &reconciled.missing {
             cache.index.remove(id)?;
+            cache.remove_notes(id);
         }
         cache.settle_failures()?;
         if !(reconciled.unknown.is_empty() && reconciled.missing.is_empty()) {

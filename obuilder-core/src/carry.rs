@@ -25,8 +25,8 @@ pub trait Carrier: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Where in a tree that is carried something else of the store's may be mounted, which is brought back with it.
-    fn inside(&self) -> Option<&'static str> {
+    /// Where in the tree that was carried from `dir` something else of the store's is mounted, which is brought back with it.
+    fn inside(&self, _dir: &Path) -> Option<&'static str> {
         None
     }
 }
@@ -41,12 +41,16 @@ impl Carry {
         Self(Arc::new(carrier))
     }
 
-    /// Has the directory `dir` at `to`, where nothing is, whichever way that is done.
+    /// Has the directory `dir` at `to`, where nothing is or an empty directory, whichever way that is done.
     pub fn away(&self, dir: &Path, to: &Path) -> io::Result<()> {
         if !self.mounts() {
             return self.carry(dir, to);
         }
-        fs::create_dir(to)?;
+        // Whoever was killed may have made it and not used it; it may be another user's.
+        match fs::remove_dir(to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => fs::create_dir(to)?,
+        }
         self.carry(dir, to).inspect_err(|_| {
             // It is empty, and would be in the way of the next.
             let _ = fs::remove_dir(to);

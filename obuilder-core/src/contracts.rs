@@ -6,18 +6,17 @@
 
 mod image;
 
-use std::any::Any;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use bstr::{BStr, BString};
 
 use crate::cancel::Cancel;
 pub use crate::carry::{Carrier, Carry};
-use crate::error::{FetchError, SandboxError, StoreError, chain};
+use crate::error::{FetchError, SandboxError, StoreError};
 pub use crate::finding::{Finding, Held, Reconciled};
 use crate::id::ResultId;
 use crate::log::BuildLog;
+pub use crate::snapshot::Snapshot;
 use crate::spec::User;
 use crate::step::{Outcome, Owner, Step};
 pub use image::{Fingerprint, Image};
@@ -137,74 +136,6 @@ pub trait Pending: Send {
 
     /// Removes the tree and says what could not be removed.
     fn discard(self: Box<Self>) -> Result<(), StoreError>;
-}
-
-/// A finished result (or a kept failed tree), pinned while this lives.
-pub struct Snapshot {
-    id: ResultId,
-    dir: PathBuf,
-    pin: Pinned,
-}
-
-/// By what a result is pinned.
-enum Pinned {
-    /// It is shown as long as this lives.
-    Shown { _by: Box<dyn Any + Send + Sync> },
-    /// It is shown when this was called.
-    On(Box<dyn Fn() -> Result<(), StoreError> + Send + Sync>),
-}
-
-impl Snapshot {
-    /// For stores: a result at `dir`, pinned by whatever `pin` holds.
-    pub fn new(id: ResultId, dir: PathBuf, pin: impl Any + Send + Sync) -> Self {
-        Self { id, dir, pin: Pinned::Shown { _by: Box::new(pin) } }
-    }
-
-    /// For stores: a result that `show` has at `dir` from the first time on that it is called, and that it pins.
-    pub fn shown_by(
-        id: ResultId,
-        dir: PathBuf,
-        show: impl Fn() -> Result<(), StoreError> + Send + Sync + 'static,
-    ) -> Self {
-        Self { id, dir, pin: Pinned::On(Box::new(show)) }
-    }
-
-    /// The result's id.
-    pub fn id(&self) -> &ResultId {
-        &self.id
-    }
-
-    /// The directory that holds `rootfs`, `log` and `env`. If a held result cannot be shown, the program's own log says why, and
-    /// nothing is there.
-    pub fn dir(&self) -> &Path {
-        if let Pinned::On(show) = &self.pin
-            && let Err(error) = show()
-        {
-            tracing::error!("failed to show the result {}: {}", self.id, chain(&error));
-        }
-        &self.dir
-    }
-
-    /// The tree. Never write to it.
-    pub fn rootfs(&self) -> PathBuf {
-        self.dir().join("rootfs")
-    }
-
-    /// What the step printed; may be missing in stores that others filled.
-    pub fn log(&self) -> PathBuf {
-        self.dir().join("log")
-    }
-
-    /// The image's environment, for a base image.
-    pub fn env(&self) -> PathBuf {
-        self.dir().join("env")
-    }
-}
-
-impl fmt::Debug for Snapshot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Snapshot({} in {})", self.id, self.dir.display())
-    }
 }
 
 /// A private copy of a cache. Dropping it throws the copy away.

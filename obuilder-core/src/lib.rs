@@ -27,6 +27,7 @@ pub mod log;
 pub mod order;
 pub mod progress;
 pub mod redact;
+pub mod snapshot;
 pub mod step;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -185,7 +185,8 @@ impl Placed<'_> {
         // Wherever the tree is by now, its secrets go.
         let taken = self.mounts.take().map_or(Ok(()), Mounts::take_out).and(unmounted);
         // Where trees and caches are mounted, these have been brought back, and what is left below the tree is not ours.
-        let taken = if mounted { taken.and(stuck::unmount_inside(slot)) } else { taken };
+        let taken =
+            if mounted { taken.and(stuck::unmount_inside(slot, &self.tree)) } else { taken };
         let back = self.check_identity().and_then(|()| self.rename_back());
         if matches!(back, Ok(()) | Err(Error::HomeGone(_))) {
             let cleared = stuck::clear(slot, &slot.beside(".tmp"));

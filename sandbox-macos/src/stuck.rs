@@ -15,11 +15,11 @@ pub(crate) fn unmount(slot: &Slot) -> Result<()> {
     unmount_below(&dirs.map(|suffix| slot.beside(suffix)))
 }
 
-/// Unmounts what is mounted below the tree, but not what came with the tree, and in the directories beside it. As anybody but root,
-/// nothing.
-pub(crate) fn unmount_inside(slot: &Slot) -> Result<()> {
+/// Unmounts what is mounted below the tree that was at `from`, but not what came with it, and in the directories beside it. As anybody
+/// but root, nothing.
+pub(crate) fn unmount_inside(slot: &Slot, from: &Path) -> Result<()> {
     let tree = real(&slot.place);
-    let inside = slot.carry.inside().map(|place| tree.join(place));
+    let inside = slot.carry.inside(from).map(|place| tree.join(place));
     let dirs = ["", ".tmp", ".secrets", ".aside"].map(|suffix| slot.beside(suffix));
     unmount_except(&dirs, &[Some(tree), inside].into_iter().flatten().collect::<Vec<_>>())
 }

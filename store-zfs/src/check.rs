@@ -33,6 +33,7 @@ struct Check<'a> {
 pub(crate) fn check(store: &Arc<Inner>, repair: bool) -> Result<Vec<Finding>, StoreError> {
     let pool = &store.pool;
     // See `sweep::reconcile`.
+    pool.openings.settle()?;
     let lock = exchange::lock(pool)?;
     let rows = pool.look_at_groups("name")?;
     let dead = dead_in(pool, &rows, &["result-tmp", "cache-tmp"])?;

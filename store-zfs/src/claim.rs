@@ -52,11 +52,14 @@ fn read(file: &Path) -> Result<Option<Claimed>, StoreError> {
 }
 
 impl Inner {
-    /// Claims the place of `id` for what is else made at `aside`, unless somebody has it.
+    /// Claims the place of `id` for what is else made at `aside`, unless somebody has it, or was killed when they had.
     pub(crate) fn claim(&self, id: &ResultId, aside: &str) -> Result<Option<Claim>, StoreError> {
         let file = self.pool.claim(id);
         let lock = Locked::try_alone(&file).map_err(|e| failed("lock", &file, e))?;
         let Some(lock) = lock else { return Ok(None) };
+        if read(&file)?.is_some() {
+            return Ok(None);
+        }
         fs::write(&file, format!("{aside}\n")).map_err(|e| failed("write", &file, e))?;
         Ok(Some(Claim { _lock: Own::new(lock), file, aside: aside.to_owned() }))
     }
@@ -68,9 +71,9 @@ impl Inner {
     }
 
     /// Held while what has no snapshot in the place of `id` gets one, or is taken away.
-    pub(crate) fn place_lock(&self, id: &ResultId) -> Result<Own, StoreError> {
+    pub(crate) fn place_lock(&self, id: &ResultId) -> Result<Locked, StoreError> {
         let file = self.pool.place(id);
-        Ok(Own::new(Locked::alone(&file).map_err(|e| failed("lock", &file, e))?))
+        Locked::alone(&file).map_err(|e| failed("lock", &file, e))
     }
 
     /// Where what was made of `id` in its place is mounted, if we have made it.

@@ -6,7 +6,6 @@ use obuilder_core::ResultId;
 use obuilder_core::contracts::Held;
 use obuilder_core::error::StoreError;
 
-use crate::command::Rows;
 use crate::layout::SNAPSHOT;
 use crate::store::Inner;
 use crate::sweep::{Clones, clones, names_in, waiting};
@@ -24,16 +23,18 @@ pub(crate) fn held(store: &Inner) -> Result<Held, StoreError> {
         let row = rows.iter().find(|row| row[0] == dataset)?;
         row[2].parse::<u64>().ok()
     };
+    let names = rows.iter().map(|row| row[0].as_str());
+    let whole: HashSet<_> = names.filter(|name| name.contains('@')).collect();
     let mut held = Held::default();
     for path in &waiting {
-        let by = holders(store, &rows, &clones, path)?;
+        let by = holders(store, &whole, &clones, path)?;
         if let Some(size) = used(path).filter(|_| !by.is_empty()) {
             held.waiting.push((size, by));
         }
     }
     for (origin, _) in &clones {
         if let Some(id) = origin.strip_prefix("result/").and_then(ResultId::parse) {
-            let by = holders(store, &rows, &clones, origin)?;
+            let by = holders(store, &whole, &clones, origin)?;
             if !by.is_empty() {
                 held.by.insert(id, by);
             }
@@ -46,15 +47,13 @@ pub(crate) fn held(store: &Inner) -> Result<Held, StoreError> {
 /// way of what waits in the trash.
 fn holders(
     store: &Inner,
-    rows: &Rows,
+    whole: &HashSet<&str>,
     clones: &Clones,
     origin: &str,
 ) -> Result<Vec<Option<ResultId>>, StoreError> {
     let pool = &store.pool;
-    let is_whole = |clone: &str| {
-        let snapshot = format!("{}@{SNAPSHOT}", pool.dataset(clone));
-        rows.iter().any(|row| row[0] == snapshot)
-    };
+    let is_whole =
+        |clone: &str| whole.contains(format!("{}@{SNAPSHOT}", pool.dataset(clone)).as_str());
     let (mut by, mut seen, mut next) = (Vec::new(), HashSet::new(), vec![origin]);
     while let Some(origin) = next.pop() {
         for (_, clone) in clones.iter().filter(|(one, _)| one == origin) {

@@ -5,6 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use obuilder_core::error::StoreError;
+
+use crate::layout::failed;
 use crate::tree::Children;
 
 /// By their paths below the pool. Another process may delete one, and make it anew from an image that has something else below it:
@@ -29,6 +32,14 @@ impl Known {
         Self { changes, of: Mutex::default() }
     }
 
+    /// Makes the file, unless it is there: what is known without it is not trusted.
+    pub(crate) fn begin(&self, unique: String) -> Result<(), StoreError> {
+        match self.change().is_empty() {
+            true => fs::write(&self.changes, unique).map_err(|e| failed("write", &self.changes, e)),
+            false => Ok(()),
+        }
+    }
+
     /// The last change.
     pub(crate) fn change(&self) -> String {
         fs::read_to_string(&self.changes).unwrap_or_default()
@@ -37,7 +48,8 @@ impl Known {
     fn now(&self) -> MutexGuard<'_, Since> {
         let change = self.change();
         let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        if of.change != change {
+        // Whoever had no room to tell a change has left nothing.
+        if of.change != change || change.is_empty() {
             *of = Since { change, children: HashMap::new() };
         }
         of
@@ -67,7 +79,7 @@ impl Known {
         of.children.remove(path);
         match fs::write(&self.changes, &unique) {
             Ok(()) => of.change = unique,
-            // The pool may be full, and deleting is what helps. Without the file it is another change too.
+            // The pool may be full, and deleting is what helps. Without the file nobody trusts what they know.
             Err(error) => {
                 tracing::debug!(%error, "what has changed cannot be told");
                 let _ = fs::remove_file(&self.changes);
@@ -86,6 +98,11 @@ mod tests {
     fn what_another_process_takes_away_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let [own, other] = [(); 2].map(|()| Known::new(dir.path().join("changes")));
+        own.note("result/a".to_owned(), vec![0]);
+        assert_eq!(own.get("result/a"), None, "there is no file");
+        own.begin("0".to_owned()).unwrap();
+        other.begin("1".to_owned()).unwrap();
+        assert_eq!(own.change(), "0");
         own.note("result/a".to_owned(), vec![0]);
         own.note("result/b".to_owned(), vec![0, 1]);
         own.changed("result/b", "1".to_owned());

@@ -79,7 +79,7 @@ impl Kind {
 ///                           pins/KIND-ID      locked shared while pinned, exclusively while deleted; mounts, caches, images
 ///                           changes           what a result was last taken from its place by
 ///                           making/ID         held while ID is made in its place, with the name in result-tmp of what is made
-///                           places/ID         held while what has no snapshot yet is finished or taken away
+///                           places/N          held while what has no snapshot yet is finished or taken away; one for many ids
 ///                           kept/ID           there if there may be a kept tree
 ///                           made/ID-UNIQUE    the log of a result being made, whose tree is mounted in there as rootfs; on a Mac alone
 /// POOL/result/ID@snap     finished results: rootfs/, log, env. Without the snapshot: being made, or left by a kill
@@ -122,6 +122,7 @@ impl Pool {
         for name in ["", "alive", "pins", "making", "places", "kept", "made"] {
             private_dir(&pool.locks().join(name))?;
         }
+        pool.known.begin(pool.unique())?;
         let path = pool.openings.lock(&pool.opening);
         let alive = match Locked::shared(&path) {
             Err(error) if make_room && is_full(&error) => pool.lock_in_kept_room(&path),
@@ -362,9 +363,10 @@ impl Pool {
         self.locks().join("making").join(id.as_str())
     }
 
-    /// The lock of the place of `id`, held for moments.
+    /// The lock of the place of `id`, held for moments. It is that of other ids too and stays, so that none has to be made in a full
+    /// pool.
     pub(crate) fn place(&self, id: &ResultId) -> PathBuf {
-        self.locks().join("places").join(id.as_str())
+        self.locks().join("places").join(&id.as_str()[..2])
     }
 
     /// Is there if there may be a kept tree of `id`, so that a step that succeeds need not ask.

@@ -23,8 +23,8 @@ fn held() -> MutexGuard<'static, Vec<(Option<ThreadId>, RawFd)>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts `command` with the locks that the calling thread, or the process as a whole, has taken and still holds: if this process is killed, they are held until
-/// the command has ended too, which goes on with what it was told.
+/// Starts `command` with the locks that the calling thread, or the process as a whole, has taken and still holds: if this process is
+/// killed, they are held until the command has ended too, which goes on with what it was told.
 pub(crate) fn start_under_locks(command: &mut Command) -> io::Result<Child> {
     // None of them is closed, and its number given to another file, until the command has it.
     let held = held();
@@ -137,7 +137,7 @@ impl Drop for Locked {
     }
 }
 
-/// A lock that this process has as a whole, whose file goes with it.
+/// A lock whose file goes with it.
 #[derive(Debug)]
 pub(crate) struct Own(Option<Locked>);
 

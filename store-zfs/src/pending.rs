@@ -11,7 +11,7 @@ use obuilder_core::error::StoreError;
 
 use crate::claim::Claim;
 use crate::layout::{Kind, Pool, SNAPSHOT, failed};
-use crate::lock::{Locked, Own};
+use crate::lock::Locked;
 use crate::store::Inner;
 use crate::sweep;
 use crate::tree::Work;
@@ -71,11 +71,14 @@ impl ZfsPending {
         }
         let Some(claim) = self.store.claim(&self.id, aside)? else { return Ok(None) };
         let place = Pool::of(Kind::Result, &self.id);
+        // Until it is mounted, it is called by its name.
+        let lock = self.store.place_lock(&self.id)?;
         if !pool.cloned_at_once(from, &place) {
             return Ok(None);
         }
         (self.path, self.claim) = (Some(place.clone()), Some(claim));
         let work = pool.clone_below(from, &place, &pool.dir(aside))?;
+        drop(lock);
         if work.is_none() {
             self.throw()?;
             self.path = Some(aside.to_owned());
@@ -84,7 +87,7 @@ impl ZfsPending {
     }
 
     /// Has it stay in its place until the lock goes; no lock if it is not in its place.
-    fn hold_place(&mut self) -> Result<Option<Own>, StoreError> {
+    fn hold_place(&mut self) -> Result<Option<Locked>, StoreError> {
         let Some(claim) = &self.claim else { return Ok(None) };
         let lock = self.store.place_lock(&self.id)?;
         if !claim.is_aside(&self.store.pool)? {
@@ -103,7 +106,10 @@ impl ZfsPending {
             Some(claim) => {
                 let pool = &self.store.pool;
                 pool.hide_in(&pool.dir(&claim.aside), &path, true)?;
-                self.store.throw_away(&path)?;
+                // Once it has its snapshot, others may use it.
+                if !pool.zfs.exists(&format!("{}@{SNAPSHOT}", pool.dataset(&path)))? {
+                    self.store.throw_away(&path)?;
+                }
             }
         }
         drop(place);

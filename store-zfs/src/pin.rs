@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use obuilder_core::ResultId;
-use obuilder_core::error::StoreError;
+use obuilder_core::error::{StoreError, chain};
 
 use crate::layout::{Kind, Pool, failed};
 use crate::lock::Locked;
@@ -20,6 +20,8 @@ pub(crate) struct Pin {
     lock: Option<Locked>,
     /// Whether there is something to be unmounted: what an OBuilder works in is mounted at the same place.
     shown: Mutex<bool>,
+    /// Whether it was known to be whole, so that what is mounted at its place is nobody's work.
+    known: bool,
 }
 
 impl Inner {
@@ -34,7 +36,7 @@ impl Inner {
             drop(pins);
             return Ok(pin.show()?.then_some(pin));
         }
-        let pin = Arc::new(self.new_pin(kind, id)?);
+        let pin = Arc::new(self.new_pin(kind, id, false)?);
         if !pin.show()? {
             return Ok(None);
         }
@@ -52,7 +54,7 @@ impl Inner {
         if let Some(pin) = pins.get(&(kind, id.clone())).and_then(Weak::upgrade) {
             return Ok(Some(pin));
         }
-        let pin = Arc::new(self.new_pin(kind, id)?);
+        let pin = Arc::new(self.new_pin(kind, id, true)?);
         // Nobody can delete it any more. Whoever has done so before has told it.
         if self.pool.known.get(&Pool::of(kind, id)).is_none() {
             return Ok(None);
@@ -61,9 +63,14 @@ impl Inner {
         Ok(Some(pin))
     }
 
-    fn new_pin(self: &Arc<Self>, kind: Kind, id: &ResultId) -> Result<Pin, StoreError> {
-        let lock = Some(self.pin_lock(kind, id)?);
-        Ok(Pin { store: self.clone(), kind, id: id.clone(), lock, shown: Mutex::new(false) })
+    fn new_pin(
+        self: &Arc<Self>,
+        kind: Kind,
+        id: &ResultId,
+        known: bool,
+    ) -> Result<Pin, StoreError> {
+        let (lock, shown) = (Some(self.pin_lock(kind, id)?), Mutex::new(false));
+        Ok(Pin { store: self.clone(), kind, id: id.clone(), lock, shown, known })
     }
 
     /// Keeps what there may be of `id` from being deleted.
@@ -99,7 +106,12 @@ impl Pin {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         if !*shown {
             let _lock = self.store.mounts_lock()?;
-            *shown = self.store.pool.show(&self.path())?;
+            *shown = self.store.pool.show(&self.path()).inspect_err(|_| {
+                // What is there of it in part would be taken for the whole.
+                if let Err(error) = self.store.pool.hide(&self.path(), true) {
+                    tracing::warn!("a result is shown in part: {}", chain(&error));
+                }
+            })?;
         }
         Ok(*shown)
     }
@@ -107,7 +119,10 @@ impl Pin {
     /// Whoever lets go last unmounts it.
     fn let_go(&mut self) -> Result<(), StoreError> {
         drop(self.lock.take());
-        if !*self.shown.get_mut().unwrap_or_else(PoisonError::into_inner) {
+        let shown = *self.shown.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // Who has shown it has perhaps let go before.
+        let is_shown = shown || (self.known && self.dir().exists());
+        if !is_shown {
             let path = self.store.pool.pin(self.kind, &self.id);
             return Locked::remove_if_free(&path).map_err(|e| failed("remove", &path, e));
         }

@@ -21,6 +21,7 @@ use crate::tree::Children;
 /// See [`obuilder_core::Store::reconcile`]. One look at the pool is all it takes if there is nothing to sweep.
 pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled, StoreError> {
     let pool = &store.pool;
+    pool.openings.settle()?;
     // Until it is known what is nobody's, no version of a cache is replaced: by that, a name of the dead may get another meaning.
     let lock = exchange::lock(pool)?;
     let change = pool.known.change();
@@ -65,7 +66,7 @@ pub(crate) fn reconcile(store: &Inner, known: &[ResultId]) -> Result<Reconciled,
 }
 
 /// Directories of locks that go with who holds them.
-pub(crate) const LOCK_DIRS: [&str; 4] = ["alive", "pins", "making", "places"];
+pub(crate) const LOCK_DIRS: [&str; 3] = ["alive", "pins", "making"];
 
 /// What every result and kept tree has below it, by its path below the pool.
 fn children(pool: &Pool, rows: &[Vec<String>]) -> HashMap<String, Children> {
@@ -216,11 +217,14 @@ pub(crate) fn sweep_half_made(store: &Inner, id: &ResultId) -> Result<bool, Stor
         Some(dir) => pool.hide_in(&dir, &path, true)?,
         None => pool.hide(&path, false)?,
     }
-    store.throw_away(&path).map(|()| true)
+    store.throw_away(&path)?;
+    let claim = pool.claim(id);
+    Locked::remove_if_free(&claim).map_err(|e| failed("remove", &claim, e))?;
+    Ok(true)
 }
 
 /// Directories in which what was made in its place was mounted when its maker was killed: paths below the pool, where no datasets are.
-pub(crate) fn left_mounted(pool: &Pool, rows: &[Vec<String>]) -> Result<Vec<String>, StoreError> {
+fn left_mounted(pool: &Pool, rows: &[Vec<String>]) -> Result<Vec<String>, StoreError> {
     let made = names_in(rows, &pool.dataset("result-tmp"));
     let mut left = Vec::new();
     for name in entries(&pool.dir("result-tmp"))? {

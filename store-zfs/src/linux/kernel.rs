@@ -184,8 +184,8 @@ impl Carrier for Bind {
         true
     }
 
-    fn inside(&self) -> Option<&'static str> {
-        Some(LOCAL)
+    fn inside(&self, dir: &Path) -> Option<&'static str> {
+        is_mounted(&dir.join(LOCAL)).then_some(LOCAL)
     }
 }
 

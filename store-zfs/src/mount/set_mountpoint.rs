@@ -120,7 +120,8 @@ impl Carrier for SetMountpoint {
         self.openings.settle().map_err(io::Error::other)
     }
 
-    fn inside(&self) -> Option<&'static str> {
-        Some(LOCAL)
+    fn inside(&self, dir: &Path) -> Option<&'static str> {
+        let (_, sister) = self.datasets(dir).ok()?;
+        self.table.find_one(&self.zfs, &sister?).ok()??.mounted.then_some(LOCAL)
     }
 }
