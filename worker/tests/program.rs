@@ -9,7 +9,6 @@ mod program;
 #[allow(dead_code, unreachable_pub, missing_docs)]
 mod uid;
 
-use std::fs::Permissions;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
