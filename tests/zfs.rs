@@ -232,6 +232,34 @@ fn deleting_and_collecting_make_room() {
     it.assert_tidy();
 }
 
+/// When nothing can be written any more, not even the lock that every opening of the store holds.
+#[test]
+fn room_is_made_in_a_full_pool() {
+    let it = pool_world!();
+    if !it.pool().is_real() {
+        return common::skip("the stand-in's pool has all the room of its volume");
+    }
+    let build =
+        || it.build("((from scratch) (run (shell \"head -c 3000000 /dev/urandom > big\")))");
+    build().success();
+    it.zfs("set quota=48M POOL");
+    let available = || it.zfs("list -Hp -o available POOL").trim().parse::<u64>().unwrap();
+    let (begun, filler) = (Instant::now(), it.root.join("filler"));
+    let mut file = fs::File::create(&filler).unwrap();
+    while available() > 0 {
+        assert!(begun.elapsed() < common::BOUND, "{} bytes are left", available());
+        while std::io::Write::write_all(&mut file, &[7; 4096]).is_ok() {}
+        file.sync_all().ok();
+    }
+    it.run(&["gc", "--max-size", "0"]).success();
+    assert_eq!(it.names("result"), [""; 0]);
+    drop(file);
+    fs::remove_file(&filler).unwrap();
+    it.zfs("set quota=none POOL");
+    build().success();
+    it.assert_tidy();
+}
+
 #[test]
 fn index_and_pool_are_proved_against_each_other() {
     let it = pool_world!();

@@ -103,3 +103,43 @@ impl Carrier for Rename {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Needs an empty directory, as a mount does.
+    #[derive(Debug)]
+    struct Mount;
+
+    impl Carrier for Mount {
+        fn carry(&self, _: &Path, to: &Path) -> io::Result<()> {
+            fs::remove_dir(to).and_then(|()| fs::create_dir(to))
+        }
+
+        fn bring_back(&self, _: &Path, _: &Path) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn mounts(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn an_empty_directory_is_in_nobodys_way_and_no_other_is_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let (carry, to) = (Carry::new(Mount), dir.path().join("to"));
+        for _ in 0..2 {
+            carry.away(dir.path(), &to).unwrap();
+            assert!(to.is_dir());
+        }
+        carry.home(&to, dir.path()).unwrap();
+        assert!(!to.exists());
+        fs::create_dir_all(to.join("theirs")).unwrap();
+        carry.away(dir.path(), &to).unwrap_err();
+        assert!(to.join("theirs").exists());
+    }
+}

@@ -439,6 +439,19 @@ fn images_are_copied_whole_and_without_devices(pool: &TestPool) {
     eventually_empty(pool);
 }
 
+/// Also if it was shown by another, and somebody else held it.
+fn whoever_lets_go_last_unmounts(pool: &TestPool) {
+    let [store, other] = [(); 2].map(|()| open(pool.as_ref()));
+    make_on(&store, "a", Base::Empty);
+    let held = store.held_result(&id("a")).unwrap().unwrap();
+    let shown = other.result(&id("a")).unwrap().unwrap();
+    drop(shown);
+    drop(held);
+    let mounted = pool.zfs(&format!("list -Hp -r -o mounted POOL/result/{}", id("a")));
+    assert!(!mounted.contains("yes"), "{mounted}");
+    assert!(!pool.as_ref().join(format!("result/{}", id("a"))).exists());
+}
+
 /// As linkers write their output; nothing but the end of the step has it reach the disk.
 fn what_was_written_as_memory_is_in_the_result(pool: &TestPool) {
     use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -489,6 +502,7 @@ on_both!(
     what_waits_for_its_clones_is_not_tried_at_each_start
     images_are_copied_whole_and_without_devices
     what_was_written_as_memory_is_in_the_result
+    whoever_lets_go_last_unmounts
 );
 
 /// What one step costs: a tree on the last result, carried to where a step sees it and back, saved, and held for the next.
