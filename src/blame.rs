@@ -7,6 +7,8 @@ use obuilder_core::cache::{CacheError, StepFailure};
 use obuilder_core::error::{FetchError, SandboxError, StoreError};
 use obuilder_core::interpreter::{self, BuildError};
 
+use store_zfs::ZfsFailed;
+
 use crate::error::{CommandError, Kind};
 
 impl From<BuildError> for CommandError {
@@ -24,6 +26,7 @@ impl From<BuildError> for CommandError {
         CommandError::from_error(kind, &error)
             .maybe_hint(known_bases(&error))
             .maybe_hint(error.hint())
+            .maybe_hint(zfs_remedy(&error))
     }
 }
 
@@ -54,6 +57,14 @@ fn is_full(error: &(dyn Error + 'static)) -> bool {
         matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     });
     full || error.source().is_some_and(is_full)
+}
+
+/// What to do about a call of `zfs` that is at the bottom of it.
+pub(crate) fn zfs_remedy(error: &(dyn Error + 'static)) -> Option<String> {
+    match error.downcast_ref::<ZfsFailed>() {
+        Some(failed) => Some(failed.remedy.clone()),
+        None => error.source().and_then(zfs_remedy),
+    }
 }
 
 /// Whether other settings would have helped: the sandbox finds some of them wrong only when it runs a step.
@@ -129,7 +140,9 @@ impl From<SandboxError> for CommandError {
             SandboxError::Failed { .. } if is_configuration(&error) => {
                 CommandError::from_error(Kind::Usage, &error)
             }
-            SandboxError::Failed { .. } => CommandError::from_error(Kind::System, &error),
+            SandboxError::Failed { .. } => {
+                CommandError::from_error(Kind::System, &error).maybe_hint(zfs_remedy(&error))
+            }
         }
     }
 }
@@ -139,9 +152,16 @@ fn store_hint(error: &StoreError) -> Option<String> {
         StoreError::InUse(_) => "try again when the build that uses it has ended",
         StoreError::Full { .. } => MAKE_ROOM,
         StoreError::NotWritable { .. } => "choose another store with --store, or become its owner",
+        StoreError::Foreign { location, .. } if location.starts_with("zfs:") => {
+            return Some(format!(
+                "name a dataset without such names for --store: `zfs create POOL/obuild` makes one for `zfs:POOL/obuild`, \
+                 with POOL the pool of `{location}`"
+            ));
+        }
         StoreError::Foreign { .. } => "name an empty directory for --store, or a new one in it",
         StoreError::Newer { .. } => "use the version of obuild that made it, or another --store",
-        StoreError::Missing(_) | StoreError::Failed { .. } => return None,
+        StoreError::Failed { .. } => return zfs_remedy(error),
+        StoreError::Missing(_) => return None,
     };
     Some(hint.to_owned())
 }

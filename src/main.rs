@@ -16,7 +16,6 @@ mod progress;
 mod session;
 mod settings;
 mod signals;
-mod store_url;
 mod weaknesses;
 
 use std::process::ExitCode;

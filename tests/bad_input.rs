@@ -97,7 +97,8 @@ fn an_unknown_store() {
         .code(2)
         .says("error: --store: there is no kind of store `rsnyc`")
         .says("`rsync`");
-    store("zfs:tank").code(2).says("`zfs:pool` are not served yet").says("`rsync:/path`");
+    store("btrfs:/a").code(2).says("`btrfs:/path` are not served yet").says("`rsync:/path`");
+    store("zfs:/").code(2).says("names no pool").says("`zfs:pool`");
     store("nonsense").code(2).says("is not a store such as `rsync:/path`");
     store("rsync:relative").code(2).says("is not absolute");
     it.world

@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::pool::Pool;
 use common::{Finished, Running, World, names, root_or_skip, skip};
 
 /// What the images are made of.
@@ -251,6 +252,39 @@ fn a_table_of_versions_is_made_and_one_failure_keeps_no_other_from_being_made() 
     assert_eq!(names(&mirror.path("images")), expected);
     let installs = format!("((from {image}) (run (shell \"opam install tiny-lib\")))");
     mirror.world.build(&installs).success();
+}
+
+/// In the pool of a store, which builds then begin on a clone of.
+#[test]
+fn an_image_is_put_into_the_pool_and_replaced_there() {
+    if !root_or_skip("making base images") {
+        return;
+    }
+    let Some(mirror) = Mirror::new(World::new()) else { return };
+    let Some(pool) = Pool::new(&mirror.path("")) else { return };
+    let image = mirror.image();
+    let run = |args: &[&str]| {
+        let mut command = mirror.world.command(args);
+        command.env("OBUILD_SOURCES", mirror.path("base-images.toml"));
+        command.env("OBUILD_STORE", pool.url());
+        Running::start(command).finish()
+    };
+    let make = |ocaml: &str| {
+        run(&["base-image", "homebrew-opam", "--opam", "2.1", "--into-pool", "--ocaml", ocaml])
+    };
+    let spec = mirror
+        .world
+        .spec(&format!("((from {image}) (run (shell \"opam exec -- ocaml -version\")))"));
+    let build = || run(&["build", spec.to_str().unwrap()]).success();
+    make(&mirror.ocaml).success().says(&format!("`{image}` in the pool is put there"));
+    let whole = ["brew", "brew@snap", "home", "home@snap"];
+    assert_eq!(pool.names(&format!("base-image/{image}")), whole);
+    build().prints(&format!("version {}", mirror.ocaml));
+    make(&mirror.ocaml).success().says(&format!("`{image}` in the pool is unchanged"));
+    make(&mirror.next()).success().says(&format!("`{image}` in the pool is replaced"));
+    build().says("has changed").prints(&format!("version {}", mirror.next()));
+    let refused = mirror.make(&mirror.ocaml, &["--into-pool"]).code(2);
+    refused.says("is no pool").says("zfs:POOL");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Instant;
 use common::ten::{Expected, Ten};
 use common::{Running, World, names};
 use nix::sys::signal::Signal;
-use obuilder_core::fault::POINTS;
+use obuilder_core::fault::{POINTS, RSYNC_POINTS, ZFS_POINTS};
 
 /// Runs `args`; whether it was killed at `point`.
 fn killed_at(world: &World, args: &[&str], point: &str, passing: u32) -> bool {
@@ -37,7 +37,9 @@ fn try_point(point: &str, expected: &Expected) {
 fn try_part(part: usize, of: usize) {
     let every: usize = std::env::var("OBUILD_TEST_EVERY").map_or(1, |text| text.parse().unwrap());
     let undisturbed = Ten::undisturbed();
-    POINTS.iter().skip(part).step_by(of * every).for_each(|point| try_point(point, &undisturbed));
+    let of_store = if common::pool::wanted() { ZFS_POINTS } else { RSYNC_POINTS };
+    let points = POINTS.iter().chain(of_store).skip(part).step_by(of * every);
+    points.for_each(|point| try_point(point, &undisturbed));
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub use fleet::read as read_fleet;
 pub use images::{Images, Placed};
 pub use names::{alias_of, check_name, usual_name};
 pub use profile::profile;
-pub use record::Record;
+pub use record::{RECORD, Record};
 pub use request::Request;
 pub use scan::{Finding, scan};
 pub use sources::{Homebrew, PLATFORMS, Source, Sources, this_platform};

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::request::Request;
 use crate::sources::Source;
 
-/// The file, which marks an image as ours.
-const FILE: &str = ".obuild-base-image.json";
+/// The file in an image that says what it was made from; only copies of one image have the same.
+pub const RECORD: &str = ".obuild-base-image.json";
 
 /// What an image was made from. It holds no time, so that the same image made twice is the same.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -37,7 +37,7 @@ impl Record {
 
     /// The record of the image in `dir`; `None` where there is no image of ours.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
-        let path = dir.join(FILE);
+        let path = dir.join(RECORD);
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error)
@@ -57,7 +57,7 @@ impl Record {
 
     /// Writes it into the tree of an image.
     pub(crate) fn write(&self, dir: &Path) -> Result<()> {
-        let path = dir.join(FILE);
+        let path = dir.join(RECORD);
         let text = serde_json::to_vec_pretty(self)
             .map_err(|error| Error::io("write", &path)(error.into()))?;
         // The tree may hold a link of that name.

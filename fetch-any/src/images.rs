@@ -8,10 +8,13 @@ use obuilder_core::bstr::{BStr, BString, ByteSlice};
 use obuilder_core::contracts::{Fingerprint, Image};
 use obuilder_core::error::FetchError;
 use obuilder_core::{BuildLog, Cancel, Fetcher};
+use store_zfs::ZfsFetcher;
 
 /// Brings an image by the fetcher that its name is for. Who has written a name without a registry may have meant a directory, so
 /// when it is found nowhere the error tells of both.
 pub struct Images {
+    /// For those in the store's pool, if it can have any.
+    pub pool: Option<ZfsFetcher>,
     /// For `scratch` and directories of images.
     pub dirs: DirFetcher,
     /// For layouts, archives and registries.
@@ -77,14 +80,37 @@ impl Images {
     }
 }
 
+impl Images {
+    /// Asks the pool, and for what it does not know whoever else it is for.
+    fn first<T>(
+        &self,
+        base: &BStr,
+        ask: impl Fn(&dyn Fetcher) -> Result<T, FetchError>,
+    ) -> Result<T, FetchError> {
+        let others = || ask(self.of(base)).map_err(|error| self.explained(base, error));
+        // The empty image is nobody's, and need not be asked for.
+        let pool = self.pool.as_ref().filter(|_| base != "scratch");
+        let Some(pool) = pool else { return others() };
+        match ask(pool) {
+            Err(FetchError::Unknown { known, hint, .. }) => others().map_err(|error| {
+                let FetchError::Unknown { name, known: more, hint: other } = error else {
+                    return error;
+                };
+                let known = known.into_iter().chain(more).collect();
+                FetchError::Unknown { name, known, hint: format!("{other}; or {hint}") }
+            }),
+            asked => asked,
+        }
+    }
+}
+
 impl Fetcher for Images {
     fn fingerprint(
         &self,
         base: &BStr,
         last: Option<&Fingerprint>,
     ) -> Result<Fingerprint, FetchError> {
-        let found = self.of(base).fingerprint(base, last);
-        found.map_err(|error| self.explained(base, error))
+        self.first(base, |images| images.fingerprint(base, last))
     }
 
     fn look(
@@ -93,8 +119,7 @@ impl Fetcher for Images {
         last: Option<&Fingerprint>,
         cancel: &Cancel,
     ) -> Result<Fingerprint, FetchError> {
-        let found = self.of(base).look(base, last, cancel);
-        found.map_err(|error| self.explained(base, error))
+        self.first(base, |images| images.look(base, last, cancel))
     }
 
     fn insists(&self, base: &BStr) -> bool {
@@ -102,7 +127,7 @@ impl Fetcher for Images {
     }
 
     fn environment(&self, base: &BStr) -> Result<Vec<(BString, BString)>, FetchError> {
-        self.of(base).environment(base).map_err(|error| self.explained(base, error))
+        self.first(base, |images| images.environment(base))
     }
 
     fn fetch(
@@ -112,12 +137,13 @@ impl Fetcher for Images {
         log: &BuildLog,
         cancel: &Cancel,
     ) -> Result<Image, FetchError> {
-        let brought = self.of(base).fetch(base, rootfs, log, cancel);
-        brought.map_err(|error| self.explained(base, error))
+        self.first(base, |images| images.fetch(base, rootfs, log, cancel))
     }
 
     fn origin(&self, base: &BStr) -> Option<String> {
-        self.of(base).origin(base)
+        // A name without a slash may be the pool's, which is not asked for this.
+        let others = self.pool.is_none() || base.contains(&b'/');
+        others.then(|| self.of(base).origin(base)).flatten()
     }
 }
 
@@ -139,7 +165,8 @@ mod tests {
             unpack: fetch_oci::Options::default(),
         });
         let images = ImageDir { path: dir.join("images"), declared_only: false };
-        Images { dirs: DirFetcher::new(vec![images]), oci: OciFetcher::new(asked), docker }
+        let (dirs, oci) = (DirFetcher::new(vec![images]), OciFetcher::new(asked));
+        Images { pool: None, dirs, oci, docker }
     }
 
     #[test]

@@ -11,9 +11,9 @@ use obuilder_core::contracts::{Fingerprint, Image};
 use obuilder_core::error::FetchError;
 use obuilder_core::{BuildLog, Cancel};
 use sha2::{Digest, Sha256};
-use tree_copy::{How, Options, copy_tree, digest_tree, remove_tree, stamp_tree};
+use tree_copy::{How, Options, copy_tree, digest_tree, remove_devices, remove_tree, stamp_tree};
 
-use crate::{devices, env_file};
+use crate::env_file;
 
 /// How often an image that changes while it is read is read again.
 const TRIES: usize = 3;
@@ -90,14 +90,17 @@ impl Directory {
         log: &BuildLog,
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), FetchError> {
-        // What an earlier try left.
-        remove_tree(rootfs).map_err(|e| failed(format!("empty `{}`", rootfs.display()), e))?;
+        // What an earlier try left. The directory itself may be a volume of its own.
+        for entry in rootfs.read_dir().into_iter().flatten().flatten() {
+            remove_tree(&entry.path())
+                .map_err(|e| failed(format!("empty `{}`", rootfs.display()), e))?;
+        }
         let options = Options { how: How::TryReflink, cancel: Some(stop), ..Options::default() };
         let copied = copy_tree(&self.tree, rootfs, &options).map_err(|e| self.tree_failed(e))?;
         for path in copied.skipped {
             write(log, &format!("Left out `{}`: it cannot be copied\n", path.display()))?;
         }
-        let devices = devices::remove(rootfs)
+        let devices = remove_devices(rootfs)
             .map_err(|e| failed(format!("look for devices in `{}`", rootfs.display()), e))?;
         for path in devices {
             let path = self.tree.join(path);

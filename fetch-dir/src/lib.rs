@@ -6,7 +6,6 @@
 mod env_file;
 mod image;
 
-mod devices;
 mod directory;
 mod fetcher;
 

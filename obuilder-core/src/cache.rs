@@ -10,7 +10,7 @@ mod failed;
 mod fsck;
 mod lock;
 mod prune;
-mod reserve;
+pub mod reserve;
 mod retire;
 mod running;
 mod steps;
@@ -26,7 +26,7 @@ pub use fsck::{CheckOptions, Checkup, Digest, Finding, Repair};
 pub use prune::{GcLimits, GcReport};
 pub use steps::{Client, StepFailure, StepRequest, Work, Workspace};
 
-use crate::contracts::{Fingerprint, Store};
+use crate::contracts::{Fingerprint, Reconciled, Store};
 use crate::error::StoreError;
 use crate::fault;
 use crate::id::ResultId;
@@ -125,9 +125,10 @@ impl ResultCache {
         let known = cache.index.ids()?;
         let reconciled = cache.store.reconcile(&known)?;
         fault::point("open-swept");
-        cache.adopt(&reconciled.unknown)?;
+        cache.adopt(&reconciled)?;
         for id in &reconciled.missing {
             cache.index.remove(id)?;
+            cache.remove_notes(id);
         }
         cache.settle_failures()?;
         if !(reconciled.unknown.is_empty() && reconciled.missing.is_empty()) {
@@ -157,12 +158,14 @@ impl ResultCache {
         Ok((Arc::new(cache), opened))
     }
 
-    /// Enters results that the store has and the index did not know.
-    fn adopt(&self, ids: &[ResultId]) -> Result<(), CacheError> {
+    /// Enters results that the store has and the index did not know. What OBuilder has made does not say what it stands on.
+    fn adopt(&self, found: &Reconciled) -> Result<(), CacheError> {
         let mut metas = Vec::new();
-        for id in ids {
+        for id in &found.unknown {
             let Some(snapshot) = self.store.result(id)? else { continue };
-            metas.push((id, Meta::read(snapshot.dir()).unwrap_or_default()));
+            let mut meta = Meta::read(snapshot.dir()).unwrap_or_default();
+            meta.parent = meta.parent.or_else(|| found.bases.get(id).cloned());
+            metas.push((id, meta));
         }
         // Twice, because a result may come before the one it stands on, and a parent must be there to be named.
         for (id, meta) in metas.iter().chain(metas.iter().filter(|(_, meta)| meta.parent.is_some()))

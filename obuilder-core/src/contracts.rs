@@ -6,17 +6,17 @@
 
 mod image;
 
-use std::any::Any;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use bstr::{BStr, BString};
 
 use crate::cancel::Cancel;
+pub use crate::carry::{Carrier, Carry};
 use crate::error::{FetchError, SandboxError, StoreError};
-use crate::finding::Finding;
+pub use crate::finding::{Finding, Held, Reconciled};
 use crate::id::ResultId;
 use crate::log::BuildLog;
+pub use crate::snapshot::Snapshot;
 use crate::spec::User;
 use crate::step::{Outcome, Owner, Step};
 pub use image::{Fingerprint, Image};
@@ -49,6 +49,12 @@ pub trait Store: Send + Sync {
     /// The finished result `id`, pinned for as long as the returned value lives.
     fn result(&self, id: &ResultId) -> Result<Option<Snapshot>, StoreError>;
 
+    /// The same for whoever may not want to look into it: where it takes something to show a result, that waits until its directory is
+    /// asked for. A store may go by what it knows of the result without looking.
+    fn held_result(&self, id: &ResultId) -> Result<Option<Snapshot>, StoreError> {
+        self.result(id)
+    }
+
     /// The kept tree of the last failed step `id` (see [`Pending::keep`]), pinned likewise.
     fn kept(&self, id: &ResultId) -> Result<Option<Snapshot>, StoreError>;
 
@@ -75,6 +81,11 @@ pub trait Store: Send + Sync {
         Ok(0)
     }
 
+    /// What deleting does not free at once, where results share room with what is no result.
+    fn held(&self) -> Result<Held, StoreError> {
+        Ok(Held::default())
+    }
+
     /// Removes what killed processes left behind, never the work of live ones; compares the store with the ids of the index.
     fn reconcile(&self, known: &[ResultId]) -> Result<Reconciled, StoreError>;
 
@@ -93,6 +104,11 @@ pub trait Store: Send + Sync {
 
     /// Deletes the cache `name`; says whether there was one. Leases that are out are not disturbed.
     fn delete_cache(&self, name: &BStr) -> Result<bool, StoreError>;
+
+    /// How a tree or a lease gets to where a step sees it; by a rename, unless it is on a volume of its own.
+    fn carry(&self) -> Carry {
+        Carry::default()
+    }
 }
 
 /// What a new tree starts as.
@@ -122,54 +138,9 @@ pub trait Pending: Send {
     fn discard(self: Box<Self>) -> Result<(), StoreError>;
 }
 
-/// A finished result (or a kept failed tree), pinned while this lives.
-pub struct Snapshot {
-    id: ResultId,
-    dir: PathBuf,
-    _pin: Box<dyn Any + Send + Sync>,
-}
-
-impl Snapshot {
-    /// For stores: a result at `dir`, pinned by whatever `pin` holds.
-    pub fn new(id: ResultId, dir: PathBuf, pin: impl Any + Send + Sync) -> Self {
-        Self { id, dir, _pin: Box::new(pin) }
-    }
-
-    /// The result's id.
-    pub fn id(&self) -> &ResultId {
-        &self.id
-    }
-
-    /// The directory that holds `rootfs`, `log` and `env`.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// The tree. Never write to it.
-    pub fn rootfs(&self) -> PathBuf {
-        self.dir.join("rootfs")
-    }
-
-    /// What the step printed; may be missing in stores that others filled.
-    pub fn log(&self) -> PathBuf {
-        self.dir.join("log")
-    }
-
-    /// The image's environment, for a base image.
-    pub fn env(&self) -> PathBuf {
-        self.dir.join("env")
-    }
-}
-
-impl fmt::Debug for Snapshot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Snapshot({} in {})", self.id, self.dir.display())
-    }
-}
-
 /// A private copy of a cache. Dropping it throws the copy away.
 pub trait CacheLease: Send {
-    /// The copy: a directory, free to write, and to rename away and back while the lease lives.
+    /// The copy: a directory, free to write, and to be carried away and back (see [`Store::carry`]) while the lease lives.
     fn dir(&self) -> &Path;
 
     /// Makes the copy the cache's newest version, unless another lease that began from the same version was released
@@ -186,17 +157,6 @@ pub struct Usage {
     pub free: u64,
     /// Inodes still free; `u64::MAX` where the filesystem has no limit.
     pub free_inodes: u64,
-}
-
-/// What [`Store::reconcile`] found.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Reconciled {
-    /// In the store, unknown to the index.
-    pub unknown: Vec<ResultId>,
-    /// In the index, missing from the store.
-    pub missing: Vec<ResultId>,
-    /// What was swept away, for the log.
-    pub swept: Vec<String>,
 }
 
 // -------------------------------------------------------------------------------------------------- Sandbox

@@ -17,6 +17,7 @@ pub mod manifest;
 
 pub mod cache;
 pub mod cancel;
+pub mod carry;
 pub mod contracts;
 pub mod error;
 pub mod fault;
@@ -26,6 +27,7 @@ pub mod log;
 pub mod order;
 pub mod progress;
 pub mod redact;
+pub mod snapshot;
 pub mod step;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -155,6 +155,16 @@ impl Spot {
         lifted(&self.dir, || rustix::fs::openat(&self.dir, &self.name, flags, mode))
     }
 
+    /// Makes an empty directory here.
+    pub(crate) fn make_dir(&self) -> rustix::io::Result<()> {
+        make(&self.dir, &self.name, None)
+    }
+
+    /// Renames what is there to another name in its directory.
+    pub(crate) fn rename(&self, name: &OsStr) -> rustix::io::Result<()> {
+        lifted(&self.dir, || rustix::fs::renameat(&self.dir, &self.name, &self.dir, name))
+    }
+
     /// Renames what is there to a path outside the tree.
     pub(crate) fn rename_out(&self, to: &Path) -> rustix::io::Result<()> {
         lifted(&self.dir, || {

@@ -3,13 +3,16 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use obuilder_core::contracts::Carry;
+
 use crate::limits::Limits;
 use crate::slot::Slot;
 
 /// Settings of a [`crate::BuildUserSandbox`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The canonical home: every step finds its tree here. Absolute, on the volume of the store, and not in use
+    /// The canonical home: every step finds its tree here. Absolute, on the volume of the store (unless trees are carried
+    /// there otherwise), and not in use
     /// for anything else. `HOME.lock`, `HOME.tmp`, `HOME.secrets`, `HOME.aside` and `HOME.slots` stand beside it.
     pub home: PathBuf,
     /// The build users, one for each step that may run at once; at least one. Only root uses them.
@@ -28,6 +31,8 @@ pub struct Config {
     pub lock_dir: PathBuf,
     /// What each step may use.
     pub limits: Limits,
+    /// How trees and caches get from the store to a home and back; see [`obuilder_core::Store::carry`].
+    pub carry: Carry,
 }
 
 /// A mount of [`usrlocal_fs`] that shows each build user its own tree.
@@ -86,6 +91,7 @@ impl Config {
             fuse: None,
             lock_dir: crate::platform::LOCK_DIR.into(),
             limits: Limits::default(),
+            carry: Carry::default(),
         }
     }
 

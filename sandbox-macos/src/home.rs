@@ -57,6 +57,9 @@ impl<'a> Home<'a> {
         let tell = || waiting(&format!("another step uses the home `{place}`"));
         let lock = Lock::acquire(&slot.beside(".lock"), cancel, tell)?;
         let mut found = Self { slot, lock, _canonical: canonical };
+        slot.carry
+            .settle()
+            .map_err(Error::io("wait for what a killed process has begun to carry"))?;
         found.recover(owner)?;
         Ok(found)
     }
@@ -114,14 +117,28 @@ impl<'a> Home<'a> {
             done: false,
         };
         private_dir(&slot.beside(".tmp"), owner)?;
-        match tree::rename(tree, &slot.place) {
+        match carry_in(slot, tree) {
             Ok(()) => placed.in_place = true,
             Err(error) => return Err(not_renamed(error, tree, &slot.place)),
+        }
+        if slot.carry.mounts() {
+            // A dataset that is mounted elsewhere has another device.
+            placed.home.name_tree()?;
         }
         // What fails half way is taken out again with the rest.
         let mounts = placed.mounts.insert(Mounts::new(slot, owner, secrets_in_memory));
         mounts.place(wanted)?;
         Ok(placed)
+    }
+}
+
+impl Home<'_> {
+    /// Has the lock name the tree that is in the home's place.
+    fn name_tree(&mut self) -> Result<()> {
+        let place = &self.slot.place;
+        let found = place.symlink_metadata();
+        let found = found.map_err(Error::io(format!("stat `{}`", place.display())))?;
+        self.lock.set_text(&identity(&found))
     }
 }
 
@@ -162,10 +179,14 @@ impl Placed<'_> {
     fn undo(&mut self) -> Result<()> {
         self.done = true;
         let slot = self.home.slot;
+        let mounted = slot.carry.mounts();
         // Before the tree came, only the machine's owner can have mounted something here.
-        let unmounted = if self.in_place { stuck::unmount(slot) } else { Ok(()) };
+        let unmounted = if self.in_place && !mounted { stuck::unmount(slot) } else { Ok(()) };
         // Wherever the tree is by now, its secrets go.
         let taken = self.mounts.take().map_or(Ok(()), Mounts::take_out).and(unmounted);
+        // Where trees and caches are mounted, these have been brought back, and what is left below the tree is not ours.
+        let taken =
+            if mounted { taken.and(stuck::unmount_inside(slot, &self.tree)) } else { taken };
         let back = self.check_identity().and_then(|()| self.rename_back());
         if matches!(back, Ok(()) | Err(Error::HomeGone(_))) {
             let cleared = stuck::clear(slot, &slot.beside(".tmp"));
@@ -181,7 +202,12 @@ impl Placed<'_> {
             return Ok(());
         }
         let action = || format!("rename `{}` back to `{}`", home.display(), self.tree.display());
-        tree::rename(home, &self.tree).map_err(Error::io(action()))
+        let slot = self.home.slot;
+        let back = match slot.carry.mounts() {
+            true => slot.carry.home(home, &self.tree),
+            false => tree::rename(home, &self.tree),
+        };
+        back.map_err(Error::io(action()))
     }
 }
 
@@ -206,6 +232,15 @@ impl Drop for Placed<'_> {
         if let Err(error) = self.undo() {
             tracing::error!(%error, "failed to put a tree back");
         }
+    }
+}
+
+/// Has `tree` in the slot's place.
+fn carry_in(slot: &Slot, tree: &Path) -> io::Result<()> {
+    if slot.carry.mounts() {
+        slot.carry.away(tree, &slot.place)
+    } else {
+        tree::rename(tree, &slot.place)
     }
 }
 

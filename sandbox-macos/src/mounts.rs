@@ -87,10 +87,14 @@ fn twice(kind: &str, target: &BStr) -> SandboxError {
 enum Undo {
     /// Rename the cache back to its lease.
     Cache(PathBuf, PathBuf),
+    /// Bring the cache, which is mounted here, back to its lease.
+    Mounted(PathBuf, PathBuf),
     /// Remove the secret.
     Secret(PathBuf),
     /// Bring back what stood there: its name in HOME.aside.
     Aside(PathBuf, PathBuf),
+    /// The same where a tree is a volume of its own: another name in its directory.
+    AsideThere(PathBuf, PathBuf),
     /// Remove a directory that was made on the way, if it is empty.
     Made(PathBuf),
 }
@@ -136,12 +140,39 @@ impl<'a> Mounts<'a> {
         self.tree = Some(open_root(&self.slot.place)?);
         for (lease, target) in &wanted.caches {
             tree::give(lease, self.owner)?;
+            if self.slot.carry.mounts() {
+                self.mount_cache(lease, target)?;
+                continue;
+            }
             let spot = self.clear_spot(target)?;
             spot.rename_in(lease)
                 .map_err(|error| not_renamed(error.into(), lease, &self.slot.place))?;
             self.undo.push(Undo::Cache(target.clone(), lease.to_path_buf()));
         }
         if wanted.secrets.is_empty() { Ok(()) } else { self.place_secrets(wanted) }
+    }
+
+    /// Mounts a cache; what stands at its target is hidden by that, or set aside if it is no directory.
+    fn mount_cache(&mut self, lease: &Path, target: &Path) -> Result<()> {
+        let action = || format!("mount the cache `{}` in the tree", lease.display());
+        let mut made = Vec::new();
+        let spot = self.spot(target, Missing::Make(self.owner, &mut made));
+        self.undo.extend(made.into_iter().map(Undo::Made));
+        let mut spot = spot?.ok_or_else(|| Error::NotADirectory(target.to_owned()))?;
+        let mut found = spot.found().map_err(Error::io(action()))?;
+        if found.is_some_and(|kind| kind != FileType::Directory) {
+            spot = self.clear_spot(target)?;
+            found = None;
+        }
+        if found.is_none() {
+            spot.make_dir().map_err(Error::io(action()))?;
+            self.undo.push(Undo::Made(target.to_owned()));
+        }
+        // No process of the step lives yet that could put a symlink in the way.
+        let at = self.slot.place.join(target);
+        self.slot.carry.carry(lease, &at).map_err(Error::io(action()))?;
+        self.undo.push(Undo::Mounted(target.to_owned(), lease.to_owned()));
+        Ok(())
     }
 
     fn place_secrets(&mut self, wanted: &Wanted<'_>) -> Result<()> {
@@ -173,7 +204,11 @@ impl<'a> Mounts<'a> {
         self.undo.extend(made.into_iter().map(Undo::Made));
         let found = found?.ok_or_else(|| Error::NotADirectory(target.to_owned()))?;
         let action = || format!("set `{}` in the tree aside", target.display());
-        if found.found().map_err(Error::io(action()))?.is_some() {
+        if found.found().map_err(Error::io(action()))?.is_some() && self.slot.carry.mounts() {
+            let kept = target.with_file_name(format!(".obuild-aside-{}", self.undo.len()));
+            found.rename(kept.file_name().unwrap_or_default()).map_err(Error::io(action()))?;
+            self.undo.push(Undo::AsideThere(kept, target.to_owned()));
+        } else if found.found().map_err(Error::io(action()))?.is_some() {
             let aside = self.slot.beside(".aside");
             if !std::mem::replace(&mut self.aside, true) {
                 private_dir(&aside, None)?;
@@ -210,6 +245,8 @@ impl<'a> Mounts<'a> {
     fn take_out_one(&self, undo: &Undo) -> Result<()> {
         match undo {
             Undo::Cache(target, lease) => self.take_out_cache(target, lease),
+            Undo::Mounted(target, lease) => self.bring_cache_back(target, lease),
+            Undo::AsideThere(kept, target) => self.bring_back_there(kept, target),
             Undo::Secret(target) => self.remove(target, AtFlags::empty()),
             Undo::Made(dir) => self.remove(dir, AtFlags::REMOVEDIR),
             Undo::Aside(kept, target) => self.bring_back(kept, target),
@@ -225,6 +262,30 @@ impl<'a> Mounts<'a> {
         }
         tracing::warn!(target = %target.display(), "a step took its cache away");
         fs::create_dir(lease).map_err(Error::io(format!("make `{}`", lease.display())))
+    }
+
+    /// A step cannot move what is mounted, but any directory above it.
+    fn bring_cache_back(&self, target: &Path, lease: &Path) -> Result<()> {
+        let at = self.slot.place.join(target);
+        if self.there(target)?.is_none() {
+            tracing::warn!(target = %target.display(), "a step took its cache away");
+            return Ok(());
+        }
+        let action = || format!("bring the cache at `{}` back", target.display());
+        self.slot.carry.bring_back(&at, lease).map_err(Error::io(action()))
+    }
+
+    fn bring_back_there(&self, kept: &Path, target: &Path) -> Result<()> {
+        let action = || format!("bring `{}` in the tree back", target.display());
+        let (Some(kept), Some(spot)) = (self.there(kept)?, self.there(target)?) else {
+            return Ok(());
+        };
+        let name = target.file_name().unwrap_or_default();
+        match spot.found().map_err(Error::io(action()))? {
+            None => kept.rename(name).map_err(Error::io(action())),
+            // The step has put something of its own there.
+            Some(_) => kept.unlink(AtFlags::empty()).map_err(Error::io(action())),
+        }
     }
 
     fn bring_back(&self, kept: &Path, target: &Path) -> Result<()> {

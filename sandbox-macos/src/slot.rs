@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use obuilder_core::contracts::Carry;
 use obuilder_core::step::Owner;
 
 use crate::config::{Account, Config, beside};
@@ -37,6 +38,8 @@ pub(crate) struct Slot {
     pub(crate) uids: Vec<u32>,
     /// Where the locks of the machine's build users lie.
     pub(crate) lock_dir: PathBuf,
+    /// How its trees get there and back.
+    pub(crate) carry: Carry,
 }
 
 impl Slot {
@@ -59,6 +62,7 @@ impl Slot {
             place,
             uids: config.users.iter().map(|user| user.uid).collect(),
             lock_dir: config.lock_dir.clone(),
+            carry: config.carry.clone(),
         }
     }
 

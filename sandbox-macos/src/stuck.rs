@@ -15,15 +15,34 @@ pub(crate) fn unmount(slot: &Slot) -> Result<()> {
     unmount_below(&dirs.map(|suffix| slot.beside(suffix)))
 }
 
+/// Unmounts what is mounted below the tree that was at `from`, but not what came with it, and in the directories beside it. As anybody
+/// but root, nothing.
+pub(crate) fn unmount_inside(slot: &Slot, from: &Path) -> Result<()> {
+    let tree = real(&slot.place);
+    let inside = slot.carry.inside(from).map(|place| tree.join(place));
+    let dirs = ["", ".tmp", ".secrets", ".aside"].map(|suffix| slot.beside(suffix));
+    unmount_except(&dirs, &[Some(tree), inside].into_iter().flatten().collect::<Vec<_>>())
+}
+
 /// Unmounts what is mounted at or below `dirs`. As anybody but root, nothing.
 pub(crate) fn unmount_below(dirs: &[PathBuf]) -> Result<()> {
+    unmount_except(dirs, &[])
+}
+
+/// Leaves what was mounted first at each of the places `stay`.
+fn unmount_except(dirs: &[PathBuf], stay: &[PathBuf]) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
     let dirs: Vec<_> = dirs.iter().map(|dir| real(dir)).collect();
     let points = mounted::points().map_err(Error::io("list what is mounted"))?;
     // What was mounted last lies on top.
-    for point in points.iter().rev().filter(|point| dirs.iter().any(|dir| point.starts_with(dir))) {
+    let stays =
+        |number: usize, point: &PathBuf| stay.contains(point) && !points[..number].contains(point);
+    let doomed = |(number, point): &(usize, &PathBuf)| {
+        !stays(*number, point) && dirs.iter().any(|dir| point.starts_with(dir))
+    };
+    for (_, point) in points.iter().enumerate().rev().filter(doomed) {
         tracing::warn!(point = %point.display(), "unmounting what a step has mounted");
         mounted::unmount(point).map_err(Error::io(format!("unmount `{}`", point.display())))?;
     }

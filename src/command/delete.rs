@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::cli::Done;
 use crate::error::CommandError;
 use crate::settings::{Flags, OfStore, Settings};
-use crate::{output, session};
+use crate::{output, session, units};
 
 /// Delete a result, or what is kept of a failed step
 #[derive(Debug, clap::Args)]
@@ -18,6 +18,10 @@ pub(crate) struct Args {
     #[arg(short, long)]
     recursive: bool,
 
+    /// Delete nothing, only say what would go and how much room that would make
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+
     #[command(flatten)]
     flags: Flags<OfStore>,
 }
@@ -26,6 +30,12 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
     let cache = session::cache_to_make_room(settings)?;
     let ids = args.ids.iter().map(|text| cache.find(text)).collect::<Result<Vec<_>, _>>()?;
     for id in ids {
+        if args.dry_run {
+            for (id, size) in cache.would_delete(&id, args.recursive)? {
+                output::print(format!("would delete {id} {}\n", units::size(size)))?;
+            }
+            continue;
+        }
         let deleted = match args.recursive {
             true => cache.delete_tree(&id)?,
             false if cache.delete(&id)? => vec![id],

@@ -109,7 +109,19 @@ fn text(report: &GcReport, dry_run: bool) -> String {
     let freed = units::size(sizes.sum());
     let warm = (report.warm > 0)
         .then(|| format!("{verb} trees kept for the next step {}\n", units::size(report.warm)));
+    let waiting = (report.waiting > 0).then(|| {
+        let size = units::size(report.waiting);
+        format!(
+            "deleted before, and shared with kept trees or running steps until they go {size}\n"
+        )
+    });
     let (gone, caches_gone, left) = (report.deleted.len(), report.caches.len(), report.kept.len());
     let summary = format!("{verb} {gone} results and {caches_gone} caches, {freed}; kept {left}\n");
-    warm.into_iter().chain(deleted).chain(caches).chain(kept).chain([summary]).collect()
+    warm.into_iter()
+        .chain(waiting)
+        .chain(deleted)
+        .chain(caches)
+        .chain(kept)
+        .chain([summary])
+        .collect()
 }

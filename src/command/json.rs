@@ -40,6 +40,8 @@ pub(super) struct Collection<'a> {
     caches: Vec<CacheGone<'a>>,
     /// Bytes of trees that were kept for the next step.
     warm: u64,
+    /// Bytes of what was deleted before and is still there.
+    waiting: u64,
 }
 
 #[derive(Serialize)]
@@ -79,6 +81,7 @@ impl<'a> From<&'a GcReport> for Collection<'a> {
                 .map(|(name, bytes)| CacheGone { name, bytes: *bytes })
                 .collect(),
             warm: report.warm,
+            waiting: report.waiting,
         }
     }
 }

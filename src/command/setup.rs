@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
         return Err(CommandError::usage(format!("build users can be {what} by root alone"))
             .hint("run it as root; without root, steps run as you and need no build user"));
     }
-    let sandbox = session::build_user_sandbox(settings, Vec::new())?;
+    let sandbox = session::build_user_sandbox(settings)?;
     let lines: Vec<_> = if args.remove {
         let removed = sandbox.remove_users(&|what| output::note("waiting", what))?;
         removed.iter().map(|name| format!("removed build user `{name}`\n")).collect()

@@ -33,7 +33,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args, settings: &Settings) -> Done {
     let cache = session::cache(settings)?;
-    let sandbox = session::sandbox(settings)?;
+    let sandbox = session::sandbox(settings, &cache)?;
     let id = cache.find(&args.id)?;
     let step = step(&cache, &id, args.command)?;
     sandbox.check(&step)?;

@@ -12,8 +12,8 @@ use super::place::Place;
 use super::table::{Form, Key, SETTINGS, Setting, isolation, switch};
 use crate::error::CommandError;
 use crate::progress::Style;
-use crate::store_url::{StoreUrl, parse_mode};
 use crate::units;
+use store_any::StoreUrl;
 
 /// Where a value comes from, the strongest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Settings {
 
     /// The rsync mode.
     pub(crate) fn rsync_mode(&self) -> Result<store_rsync::Mode, CommandError> {
-        parse_mode(self.text(Key::RsyncMode)).map_err(CommandError::usage)
+        super::table::parse_mode(self.text(Key::RsyncMode)).map_err(CommandError::usage)
     }
 
     /// Whether nobody waits for the disk.

@@ -7,8 +7,9 @@ use sandbox_macos::{Account, Isolation};
 use super::place::Place;
 use super::resolve::Settings;
 use crate::progress::Style;
-use crate::store_url::StoreUrl;
 use crate::units;
+use store_any::StoreUrl;
+use store_rsync::Mode;
 
 /// Names a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +138,7 @@ pub(crate) static SETTINGS: [Setting; 32] = [
         value_name: "MODE",
         help: "How trees get into an rsync store: auto, copy, hardlink, hardlink_unsafe or reflink",
         form: Form::One,
-        check: |text| crate::store_url::parse_mode(text).map(drop),
+        check: |text| parse_mode(text).map(drop),
         default: |_, _| vec!["auto".into()],
     },
     Setting {
@@ -434,6 +435,11 @@ pub(crate) fn switch(text: &str) -> Result<bool, String> {
         "false" | "0" | "no" | "off" => Ok(false),
         _ => Err(format!("`{text}` is neither `true` nor `false`")),
     }
+}
+
+/// Reads an rsync mode.
+pub(crate) fn parse_mode(text: &str) -> Result<Mode, String> {
+    text.parse().map_err(|error: store_rsync::UnknownMode| error.to_string())
 }
 
 fn not_empty(text: &str) -> Result<(), String> {

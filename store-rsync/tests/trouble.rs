@@ -6,16 +6,15 @@ mod common;
 
 use std::error::Error;
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bstr::BStr;
 use obuilder_core::Store;
 use obuilder_core::contracts::Base;
 use obuilder_core::error::StoreError;
+use obuilder_core::store_trouble;
 use store_rsync::{Mode, RsyncStore};
 
 use common::{ext4, id, leftovers, open, plain};
@@ -29,123 +28,20 @@ fn eventually_empty(dir: &Path) {
     }
 }
 
-/// Runs `child_process` below in a process of its own, on the store in `dir`; returns once it has said that it is ready.
-fn spawn(dir: &Path, role: &str) -> Child {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["child_process", "--exact", "--nocapture"])
-        .env("STORE_RSYNC_TEST_ROLE", role)
-        .env("STORE_RSYNC_TEST_DIR", dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-    assert!(
-        lines.any(|line| line.unwrap().ends_with("READY")),
-        "the child ended before it was ready"
-    );
-    child
+store_trouble!(kept_by_copying, plain, || ext4(40), open_copying, names_of_leftovers);
+
+fn open_copying(dir: &Path) -> Box<dyn Store> {
+    Box::new(open(dir, Mode::Copy))
 }
 
-/// Not a test by itself: what the other processes of the tests do.
-#[test]
-fn child_process() {
-    let Ok(role) = std::env::var("STORE_RSYNC_TEST_ROLE") else { return };
-    let dir = std::env::var_os("STORE_RSYNC_TEST_DIR").unwrap();
-    let store = open(Path::new(&dir), Mode::Copy);
-    let ready = || {
-        std::io::stdout().write_all(b"\nREADY\n").unwrap();
-        // Until the parent closes the pipe or kills this process.
-        let _ = std::io::stdin().read_line(&mut String::new());
-    };
-    match role.as_str() {
-        "hold" => {
-            let _pin = store.result(&id("a")).unwrap().unwrap();
-            let _pending = store.begin(&id("b"), Base::Result(&id("a"))).unwrap();
-            let _lease = store.cache(BStr::new("c")).unwrap();
-            ready();
-        }
-        "churn" => {
-            std::io::stdout().write_all(b"\nREADY\n").unwrap();
-            for round in 0.. {
-                let pending = store.begin(&id(&format!("churn {round}")), Base::Empty).unwrap();
-                fs::write(pending.dir().join("rootfs/whole"), round.to_string()).unwrap();
-                pending.commit().unwrap();
-            }
-        }
-        "race" => {
-            for round in 0..20 {
-                let pending = store.begin(&id(&format!("race {round}")), Base::Empty).unwrap();
-                fs::write(pending.dir().join("rootfs/file"), "x").unwrap();
-                pending.commit().unwrap();
-                store.reconcile(&[]).unwrap();
-            }
-            ready();
-        }
-        other => panic!("{other}"),
-    }
+fn names_of_leftovers(dir: &Path) -> Vec<String> {
+    leftovers(dir).iter().map(|path| path.display().to_string()).collect()
 }
 
 fn make(store: &RsyncStore, name: &str) {
     let pending = store.begin(&id(name), Base::Empty).unwrap();
     fs::write(pending.dir().join("rootfs/file"), name).unwrap();
     pending.commit().unwrap();
-}
-
-#[test]
-fn a_living_process_keeps_what_it_holds_and_a_killed_one_nothing() {
-    let place = plain().unwrap();
-    let dir = place.as_ref();
-    let store = open(dir, Mode::Copy);
-    make(&store, "a");
-    let mut child = spawn(dir, "hold");
-    assert!(matches!(store.delete(&id("a")), Err(StoreError::InUse(_))));
-    assert_eq!(store.reconcile(&[id("a")]).unwrap().swept, [""; 0]);
-    assert_eq!(leftovers(dir).len(), 2, "the child's tree and lease");
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(store.reconcile(&[id("a")]).unwrap().swept.len(), 2);
-    eventually_empty(dir);
-    assert!(store.delete(&id("a")).unwrap());
-}
-
-#[test]
-fn a_kill_at_any_moment_leaves_whole_results_or_none() {
-    let place = plain().unwrap();
-    let dir = place.as_ref();
-    for round in 0..5 {
-        let mut child = spawn(dir, "churn");
-        std::thread::sleep(Duration::from_millis(3 + 4 * round));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let store = open(dir, Mode::Copy);
-        store.reconcile(&[]).unwrap();
-        for id in store.results().unwrap() {
-            let result = store.result(&id).unwrap().unwrap();
-            assert!(fs::read_to_string(result.rootfs().join("whole")).is_ok());
-        }
-        eventually_empty(dir);
-    }
-}
-
-#[test]
-fn processes_may_make_the_same_results_and_sweep_at_once() {
-    let place = plain().unwrap();
-    let dir = place.as_ref();
-    drop(open(dir, Mode::Copy));
-    std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                let mut child = spawn(dir, "race");
-                drop(child.stdin.take());
-                assert!(child.wait().unwrap().success());
-            });
-        }
-    });
-    let store = open(dir, Mode::Copy);
-    assert_eq!(store.results().unwrap().len(), 20);
-    store.reconcile(&[]).unwrap();
-    eventually_empty(dir);
 }
 
 #[test]

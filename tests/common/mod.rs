@@ -9,6 +9,7 @@ mod platform;
 #[path = "macos/mod.rs"]
 mod platform;
 
+pub mod pool;
 pub mod registry;
 pub mod running;
 pub mod ten;
@@ -38,6 +39,8 @@ pub struct World {
     dir: TempDir,
     uid: UidLease,
     slots: u32,
+    /// The store, where this test program wants pools.
+    pub pool: Option<pool::Pool>,
 }
 
 impl World {
@@ -54,7 +57,8 @@ impl World {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
         fs::write(dir.path().join("config.toml"), "").unwrap();
-        Self { dir, uid: UidLease::take(slots), slots }
+        let pool = pool::wanted().then(|| pool::Pool::new(dir.path())).flatten();
+        Self { dir, uid: UidLease::take(slots), slots, pool }
     }
 
     /// One whose steps see the files of its tests, which with a view of their own they would not.
@@ -74,7 +78,7 @@ impl World {
     }
 
     pub fn store(&self) -> PathBuf {
-        self.path("store")
+        self.pool.as_ref().map_or_else(|| self.path("store"), |pool| pool.root.clone())
     }
 
     /// Writes a file below the world, with its directories.
@@ -93,13 +97,17 @@ impl World {
     /// The command with this world's settings in its environment, and nothing of the caller's.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_obuild"));
+        let mut path = self.path("bin").into_os_string();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap());
+        let rsync = || format!("rsync:{}", self.store().display());
         command
             .args(args)
             .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("PATH", path)
             .env("HOME", self.path("user"))
             .env("OBUILD_CONFIG", self.path("config.toml"))
-            .env("OBUILD_STORE", format!("rsync:{}", self.store().display()))
+            .env("OBUILD_STORE", self.pool.as_ref().map_or_else(rsync, pool::Pool::url))
             .env("OBUILD_IMAGES", self.path("images"))
             .env("OBUILD_LAYERS", self.path("layers"))
             .env("OBUILD_PULL", "never")
@@ -150,6 +158,13 @@ impl World {
         }
         let locks = names(&self.store().join("state/locks"));
         assert!(locks.is_empty(), "left in locks: {locks:?}");
+        if let Some(pool) = &self.pool {
+            let begun = std::time::Instant::now();
+            while !pool.leftovers().is_empty() {
+                assert!(begun.elapsed() < BOUND, "left: {:?}", pool.leftovers());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
         let mut processes = self.uid.processes();
         processes.extend(at_home(&self.store().join("home")));
         assert!(processes.is_empty(), "left running: {processes:?}");

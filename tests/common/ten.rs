@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use super::pool::Pool;
 use super::{Running, World, trees};
 
 /// What no file of a store may hold.
@@ -112,8 +113,15 @@ impl Ten {
     }
 }
 
-/// Files below `dir` that hold the secret.
+/// Files below the store's directory `dir`, and in its pool, that hold the secret.
 pub fn with_secret(dir: &Path) -> String {
-    let grep = Command::new("grep").args(["-r", "-a", "-l", SECRET]).arg(dir).output();
-    String::from_utf8(grep.unwrap().stdout).unwrap()
+    let grep = |dir: &Path| {
+        let grep = Command::new("grep").args(["-r", "-a", "-l", SECRET]).arg(dir).output();
+        String::from_utf8(grep.unwrap().stdout).unwrap()
+    };
+    let mut found = grep(dir);
+    if let Some(pool) = Pool::of(dir) {
+        pool.results(|_, tree, dir| found += &(grep(tree) + &grep(dir)));
+    }
+    found
 }

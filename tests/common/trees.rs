@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::names;
+use super::pool::Pool;
 
 /// Every entry below `dir`: its path, and kind, mode, size and contents. Owners and times are left out.
 pub fn contents(dir: &Path) -> BTreeMap<String, String> {
@@ -37,13 +38,20 @@ fn collect(top: &Path, dir: &Path, all: &mut BTreeMap<String, String>) {
 
 /// What every result of a store holds: its tree and its log.
 pub fn results(store: &Path) -> BTreeMap<String, BTreeMap<String, String>> {
-    let dir = store.join("result");
-    let one = |id: String| {
-        let mut all = contents(&dir.join(&id).join("rootfs"));
-        all.insert("/log".to_owned(), fs::read_to_string(dir.join(&id).join("log")).unwrap());
-        (id, all)
+    let mut found = BTreeMap::new();
+    let mut add = |id: String, tree: &Path, dir: &Path| {
+        let mut all = contents(tree);
+        all.insert("/log".to_owned(), fs::read_to_string(dir.join("log")).unwrap());
+        found.insert(id, all);
     };
-    names(&dir).into_iter().map(one).collect()
+    match Pool::of(store) {
+        Some(pool) => pool.results(add),
+        None => names(&store.join("result")).into_iter().for_each(|id| {
+            let dir = store.join("result").join(&id);
+            add(id, &dir.join("rootfs"), &dir);
+        }),
+    }
+    found
 }
 
 /// Inodes of all files below `dir`, which need not be there.

@@ -33,6 +33,7 @@ mod snapshot;
 mod verify;
 
 mod chown;
+mod devices;
 mod digest;
 mod remove;
 mod share;
@@ -53,6 +54,7 @@ pub mod testing;
 pub use bring::bring_tree;
 pub use chown::chown_tree;
 pub use copy::{Copied, How, Options, Owners, copy_tree};
+pub use devices::remove_devices;
 pub use digest::{digest_tree, stamp_tree};
 pub use draft::Draft;
 pub use error::Error;

@@ -64,7 +64,10 @@ impl Sweeper {
                 core.views.drop_changed();
                 let gone = core.views.take_gone();
                 if !gone.is_empty() {
-                    forget(&core.first_names.take(&gone), &notifier);
+                    core.nodes.let_go();
+                    let indices: Vec<_> = gone.iter().map(|view| view.index).collect();
+                    drop(gone);
+                    forget(&core.first_names.take(&indices), &notifier);
                 }
                 thread::park_timeout(TICK);
             }

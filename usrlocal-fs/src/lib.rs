@@ -40,7 +40,8 @@
 //! Where the filesystem has no file handles (overlayfs), a file is found again by the name that it had last, in its directory: one
 //! that was renamed or replaced other than through the mount is looked up anew. Descriptors are kept of a bounded number of
 //! directories, and of one in each mount inside a tree. A tree that is shown no more is let go within a second, and can be
-//! unmounted once nobody uses what is in it.
+//! unmounted once nobody uses what is in it. Of mounts inside a tree that holds for each of them, once its user has no entry: what is
+//! still used in them is stale then, but for open files.
 //!
 //! What the kernel has one of for all users shows at the first level, the names directly in the mount point:
 //!

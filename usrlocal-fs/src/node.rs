@@ -129,7 +129,7 @@ impl Node {
     pub(crate) fn reach(&self) -> Result<Arc<OwnedFd>> {
         let opened = match self.handle.placed() {
             Some(file) => self.reach_at_place(file, 0),
-            None => self.handle.open(self.view.top.as_fd(), LOOK).map(Arc::new),
+            None => self.open_handle(&self.handle, LOOK).map(Arc::new),
         };
         match opened {
             Err(Errno::STALE) => self.state().open.upgrade().ok_or(Errno::STALE),
@@ -139,17 +139,20 @@ impl Node {
 
     /// Opens it to read or write.
     pub(crate) fn open(&self, flags: OFlags) -> Result<OwnedFd> {
-        let top = self.view.top.as_fd();
         if self.handle.placed().is_some() {
-            return Handle::Held(self.reach()?).open(top, flags);
+            return self.open_handle(&Handle::Held(self.reach()?), flags);
         }
-        match self.handle.open(top, flags) {
+        match self.open_handle(&self.handle, flags) {
             Err(Errno::STALE) => {
                 let open = self.state().open.upgrade().ok_or(Errno::STALE)?;
-                Handle::Held(open).open(top, flags)
+                self.open_handle(&Handle::Held(open), flags)
             }
             result => result,
         }
+    }
+
+    fn open_handle(&self, handle: &Handle, flags: OFlags) -> Result<OwnedFd> {
+        handle.open(self.view.top.as_fd(), &self.view.anchors, flags)
     }
 
     /// Opens it where it was found last, if it is still there.

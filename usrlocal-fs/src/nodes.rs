@@ -147,6 +147,11 @@ impl Nodes {
         if node.state().kept.replace(fd.clone()).is_some() {
             return;
         }
+        // Looked at after it was put there, or what lets go of it might have come just before.
+        if node.view.is_gone() {
+            node.state().kept = None;
+            return;
+        }
         let mut kept = lock(&self.kept);
         kept.push_back(Arc::downgrade(node));
         let dropped = if kept.len() > self.most_kept { kept.pop_front() } else { None };
@@ -154,6 +159,19 @@ impl Nodes {
         if let Some(old) = dropped.and_then(|old| old.upgrade()) {
             old.state().kept = None;
         }
+    }
+
+    /// Closes what is kept of views that are gone.
+    pub(crate) fn let_go(&self) {
+        let mut gone = Vec::new();
+        lock(&self.kept).retain(|node| match node.upgrade() {
+            Some(node) if node.view.is_gone() => {
+                gone.push(node);
+                false
+            }
+            _ => true,
+        });
+        gone.iter().for_each(|node| node.state().kept = None);
     }
 
     /// The number of a file in a view: its inode number, so that it stays the same when the kernel forgets and asks again.

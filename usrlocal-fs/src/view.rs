@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustix::fs::{Mode, OFlags};
@@ -31,7 +31,15 @@ pub(crate) struct View {
     pub(crate) top: OwnedFd,
     pub(crate) anchors: Anchors,
     pub(crate) counts: Counts,
+    gone: AtomicBool,
     indices: Arc<Indices>,
+}
+
+impl View {
+    /// Whether its user is shown nothing any more: what it holds open is let go of.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
+    }
 }
 
 impl Drop for View {
@@ -86,7 +94,7 @@ pub(crate) struct Views {
     refused: Mutex<HashMap<u32, Link>>,
     otherwise: Option<Arc<Seat>>,
     /// Views that are shown no more and whose names the kernel may still have.
-    gone: Mutex<Vec<u16>>,
+    gone: Mutex<Vec<Arc<View>>>,
     indices: Arc<Indices>,
 }
 
@@ -157,13 +165,19 @@ impl Views {
     }
 
     /// The views that were dropped since this was last asked.
-    pub(crate) fn take_gone(&self) -> Vec<u16> {
+    pub(crate) fn take_gone(&self) -> Vec<Arc<View>> {
         std::mem::take(&mut self.gone.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn is_gone(&self, seat: Option<Arc<Seat>>) {
-        let index = seat.map(|seat| seat.top.view.index);
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(index);
+        let Some(view) = seat.map(|seat| seat.top.view.clone()) else { return };
+        // Who is shown another tree may be at work in this one.
+        let link = view.owner.map(|uid| self.scoreboard.link(uid));
+        if matches!(link, Some(Ok(None))) {
+            view.gone.store(true, Ordering::SeqCst);
+            view.anchors.let_go();
+        }
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(view);
     }
 
     /// The users that have a view now.
@@ -234,6 +248,7 @@ impl Views {
             anchors: Anchors::new(top.as_fd()),
             top,
             counts: Counts::default(),
+            gone: AtomicBool::new(false),
             indices: self.indices.clone(),
         });
         Ok(Arc::new(Seat { top: Arc::new(Node::top(view)?), link, found }))

@@ -147,6 +147,37 @@ fn a_tree_that_is_shown_no_more_can_be_unmounted() {
     drop(disk);
 }
 
+/// The kernel keeps what is below a name that another user has looked up while a process was in it.
+#[test]
+fn a_mount_inside_a_tree_that_is_shown_no_more_can_be_unmounted() {
+    if !can_mount() {
+        return;
+    }
+    let mut stage = Stage::prepare();
+    for user in [ANN, BEN] {
+        stage.make_tree(&user.to_string(), user);
+        fs::create_dir_all(stage.tree(user, "users/home/inner")).unwrap();
+    }
+    let inside = stage.tree(ANN, "users/home");
+    let Some(disk) = mount(&["-t", "tmpfs", "tmpfs"], &inside) else { return };
+    fs::create_dir(inside.join("inner")).unwrap();
+    stage.serve(&[]);
+    let at = stage.mnt("users/home/inner");
+    let mut sleeper = Command::new("sleep");
+    let mut sleeper = sleeper.arg("100").uid(ANN).gid(ANN).current_dir(&at).spawn().unwrap();
+    let looked = as_user(BEN, || fs::metadata(&at).map(drop));
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    looked.unwrap();
+    fs::remove_file(stage.at(&format!("scoreboard/{ANN}"))).unwrap();
+    wait_for("the mount to be let go", || {
+        Command::new("umount").arg(&inside).output().unwrap().status.success()
+    });
+    assert!(as_user(BEN, || at.is_dir()), "the other's is shown all the same");
+    drop(stage);
+    drop(disk);
+}
+
 /// Writes a file anew through shared memory. Where the disk is full the pages are lost.
 fn fill_by_memory(path: &Path, size: usize) {
     let file = OpenOptions::new().read(true).write(true).truncate(true).open(path).unwrap();

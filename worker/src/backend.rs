@@ -7,11 +7,14 @@ use std::sync::Arc;
 use fetch_any::Images;
 use fetch_dir::{DirFetcher, ImageDir};
 use obuild_worker::metrics::{Metrics, set};
-use obuild_worker::text::chain;
 use obuilder_core::cache::ResultCache;
+use obuilder_core::contracts::{Carry, Store};
+use obuilder_core::error::chain;
 use obuilder_core::interpreter::Builder;
 use sandbox_macos::{Account, BuildUserSandbox, Config, Fuse};
+use store_any::StoreUrl;
 use store_rsync::{RsyncStore, WarmTrees};
+use store_zfs::{ZfsFetcher, ZfsStore};
 
 use crate::Stop;
 use crate::options::Options;
@@ -19,44 +22,56 @@ use crate::settings::Settings;
 
 /// Everything that builds of specs need; `None` without a store.
 pub(crate) fn builder(settings: &Settings, metrics: &Metrics) -> Result<Option<Builder>, Stop> {
-    let Some(path) = store_path(&settings.options)? else {
+    let Some(url) = store_url(&settings.options)? else {
         tracing::warn!("no store is named (--obuilder-store): jobs with specs will be refused");
         return Ok(None);
     };
-    let mode = crate::values::mode(&settings.options)?;
-    let options = &settings.options;
-    let slots = options.slots.unwrap_or(1);
-    // One for each step that may run, and one more for two jobs in turns.
-    let warm = WarmTrees { most: slots as usize + 1, ..WarmTrees::default() };
-    let store = RsyncStore::open_with(&path, mode, warm);
-    let store = store.map_err(|error| Stop::system(chain(&error)))?;
-    let store = Arc::new(store.fast_sync(options.steps.fast_sync));
-    let counted = store.clone();
-    metrics.count_warm_trees(move || counted.warm_trees());
-    set(&metrics.slots, u64::from(slots));
+    let path = url.path.clone();
+    let (store, pool) = store(settings, url, metrics)?;
+    set(&metrics.slots, u64::from(settings.options.slots.unwrap_or(1)));
     let (cache, opened) = ResultCache::open(store).map_err(|error| Stop::system(chain(&error)))?;
     opened.notes.iter().for_each(|text| tracing::info!("{text}"));
-    let sandbox = sandbox(settings, &path)?;
+    let sandbox = sandbox(settings, &path, cache.store().carry())?;
     sandbox.recover().map_err(|error| Stop::system(chain(&error)))?;
-    let dirs = DirFetcher::new(image_dirs(&settings.options, &path).into_iter().map(image_dir));
+    let options = &settings.options;
+    let dirs = DirFetcher::new(image_dirs(options, &path).into_iter().map(image_dir));
     let (oci, docker) = (options.steps.oci(&settings.state_dir)?, options.steps.docker()?);
-    let fetcher = Arc::new(Images { dirs, oci, docker });
+    let fetcher = Arc::new(Images { pool, dirs, oci, docker });
     Ok(Some(Builder { cache, sandbox: Arc::new(sandbox), fetcher }))
 }
 
-/// The directory of the store, if one is named.
-pub(crate) fn store_path(options: &Options) -> Result<Option<PathBuf>, Stop> {
-    let Some(url) = &options.obuilder_store else { return Ok(None) };
-    let path = url.strip_prefix("rsync:").map(PathBuf::from).filter(|path| path.is_absolute());
-    path.map(Some).ok_or_else(|| {
-        Stop::usage(format!(
-            "--obuilder-store: `{url}` is not a store that this version can use; write `rsync:/path`"
-        ))
-    })
+/// The store, and the base images that lie in it, if it can have any.
+fn store(
+    settings: &Settings,
+    url: StoreUrl,
+    metrics: &Metrics,
+) -> Result<(Arc<dyn Store>, Option<ZfsFetcher>), Stop> {
+    let failed = |error| Stop::system(chain(&error));
+    if let Some(place) = url.pool {
+        let store = ZfsStore::open(place, &store_zfs::Options::default()).map_err(failed)?;
+        let images = ZfsFetcher::new(&store);
+        return Ok((Arc::new(store), Some(images)));
+    }
+    let options = &settings.options;
+    // One for each step that may run, and one more for two jobs in turns.
+    let most = options.slots.unwrap_or(1) as usize + 1;
+    let warm = WarmTrees { most, ..WarmTrees::default() };
+    let mode = crate::values::mode(options)?;
+    let store = RsyncStore::open_with(&url.path, mode, warm).map_err(failed)?;
+    let store = Arc::new(store.fast_sync(options.steps.fast_sync));
+    let counted = store.clone();
+    metrics.count_warm_trees(move || counted.warm_trees());
+    Ok((store, None))
+}
+
+/// The store, if one is named.
+pub(crate) fn store_url(options: &Options) -> Result<Option<StoreUrl>, Stop> {
+    let url = options.obuilder_store.as_deref().map(StoreUrl::parse).transpose();
+    url.map_err(|error| Stop::usage(format!("--obuilder-store: {error}")))
 }
 
 /// The sandbox, in which steps see neither the store nor what is this worker's own.
-fn sandbox(settings: &Settings, store: &Path) -> Result<BuildUserSandbox, Stop> {
+fn sandbox(settings: &Settings, store: &Path, carry: Carry) -> Result<BuildUserSandbox, Stop> {
     let options = &settings.options;
     let prefix = options.user_prefix.as_deref().unwrap_or("mac");
     let (first, slots) = (options.uid.unwrap_or(705), options.slots.unwrap_or(1));
@@ -71,7 +86,8 @@ fn sandbox(settings: &Settings, store: &Path) -> Result<BuildUserSandbox, Stop> 
     let users = Account::several(prefix, first, slots as usize);
     let limits = options.steps.limits()?;
     let prefixes = prefixes(&options.prefixes);
-    let config = Config { users, prefixes, hidden, isolation, limits, fuse, ..Config::new(home) };
+    let config =
+        Config { users, prefixes, hidden, isolation, limits, fuse, carry, ..Config::new(home) };
     BuildUserSandbox::new(config).map_err(|error| Stop::system(chain(&error)))
 }
 

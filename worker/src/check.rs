@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use obuild_worker::text::chain;
+use obuilder_core::error::chain;
 use ocluster::registration::RegistrationClient;
 use ocluster::uri::Server;
 use ocluster::worker::{Metrics, MetricsSource, Served, WorkerClient};

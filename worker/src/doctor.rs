@@ -76,8 +76,8 @@ fn doctor(options: &Options) -> Result<Command, Stop> {
     for (flag, value) in flags {
         command.args(value.into_iter().flat_map(|value| [flag.into(), value]));
     }
-    let store = crate::backend::store_path(options)?;
-    for images in store.iter().flat_map(|store| crate::backend::image_dirs(options, store)) {
+    let store = crate::backend::store_url(options)?;
+    for images in store.iter().flat_map(|url| crate::backend::image_dirs(options, &url.path)) {
         command.arg("--images").arg(images);
     }
     for prefix in &options.prefixes {

@@ -11,8 +11,8 @@ use obuilder_core::spec::Spec;
 
 use crate::agent::Control;
 use crate::metrics::{Metrics, set};
-use crate::text::chain;
 use crate::within::within;
+use obuilder_core::error::chain;
 
 const SPEC: &[u8] = b"((from scratch) (shell /bin/sh -c) (run (shell \"echo healthcheck\")))";
 /// Longest time that the trivial step may run.

@@ -12,7 +12,7 @@ use crate::job::Outcome;
 use crate::job_log::JobLog;
 use crate::obuilder::Obuilder;
 use crate::space::Space;
-use crate::text::chain;
+use obuilder_core::error::chain;
 
 /// Most secrets that one job may bring, and most bytes of all of them.
 const MOST_SECRETS: (usize, usize) = (100, 1 << 20);

@@ -17,7 +17,8 @@ use crate::job::Outcome;
 use crate::job_log::JobLog;
 use crate::metrics::Metrics;
 use crate::observer::ToLog;
-use crate::text::{chain, quoted};
+use crate::text::quoted;
+use obuilder_core::error::chain;
 
 /// Builds specs with one store and sandbox.
 pub struct Obuilder {

@@ -77,7 +77,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR", help_heading = "Git")]
     pub(crate) git_file_root: Vec<PathBuf>,
 
-    /// Store for results, such as `rsync:/path`
+    /// Store for results, such as `rsync:/path` or `zfs:pool`
     #[arg(long, value_name = "STORE", help_heading = "OBuilder")]
     pub(crate) obuilder_store: Option<String>,
     /// Seconds between health checks; 0 for none [default: 600]

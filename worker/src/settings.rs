@@ -113,7 +113,7 @@ impl Settings {
 
 /// Reads a `.cap` file.
 pub(crate) fn read_cap(path: &std::path::Path) -> Result<ocluster::CapUri, Stop> {
-    ocluster::cap_file::read(path).map_err(|error| Stop::usage(obuild_worker::text::chain(&error)))
+    ocluster::cap_file::read(path).map_err(|error| Stop::usage(obuilder_core::error::chain(&error)))
 }
 
 fn weights(given: &[String]) -> Result<Weights, Stop> {

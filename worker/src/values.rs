@@ -30,7 +30,7 @@ pub(crate) fn check(options: &Options) -> Result<(), Stop> {
     }
     isolation(options)?;
     mode(options)?;
-    crate::backend::store_path(options)?;
+    crate::backend::store_url(options)?;
     for (name, paths) in [
         ("home", options.home.as_slice()),
         ("fuse", options.fuse.as_slice()),

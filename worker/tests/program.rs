@@ -9,6 +9,7 @@ mod program;
 #[allow(dead_code, unreachable_pub, missing_docs)]
 mod uid;
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -461,7 +462,7 @@ fn a_worker_that_cannot_build_takes_no_jobs_until_it_can() {
 
 #[test]
 fn only_a_machine_that_can_build_is_registered_when_that_is_asked_for() {
-    let obuild = std::path::Path::new(env!("CARGO_BIN_EXE_obuild-worker")).with_file_name("obuild");
+    let obuild = Path::new(env!("CARGO_BIN_EXE_obuild-worker")).with_file_name("obuild");
     if !obuild.exists() {
         eprintln!("SKIP: the doctor's gate: `obuild` is not built beside `obuild-worker`");
         return;

@@ -1,16 +1,16 @@
 //! What is left of a failed step: its log, and on demand its tree.
 
-use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::ResultCache;
+use super::fsck::digest_of;
 use super::meta::Meta;
 use super::steps::{Plan, StepFailure};
 use crate::contracts::{Pending, Store};
-use crate::error::{FetchError, SandboxError, StoreError};
+use crate::error::{FetchError, SandboxError, StoreError, chain};
 use crate::fault;
 use crate::id::ResultId;
 use crate::index::Index;
@@ -97,7 +97,7 @@ impl ResultCache {
 
     /// Forgets a failed step. A full disk does not matter: the next start makes up for it.
     pub(super) fn forget(&self, id: &ResultId) -> Result<(), super::CacheError> {
-        self.remove_failed_log(id);
+        self.remove_notes(id);
         match self.index.remove(id) {
             Err(error) if error.is_full() => {
                 tracing::warn!("{error}; the next start will make up for it")
@@ -107,14 +107,24 @@ impl ResultCache {
         Ok(())
     }
 
+    /// Removes what lies in the state directory about a result or a failed step that has gone.
+    pub(super) fn remove_notes(&self, id: &ResultId) {
+        self.remove_failed_log(id);
+        remove_file(&digest_of(self.store.state_dir(), id));
+    }
+
     /// Removes the log of a failed step.
     pub(super) fn remove_failed_log(&self, id: &ResultId) {
-        let path = self.failed_log(id);
-        if let Err(error) = fs::remove_file(&path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!("failed to remove `{}`: {error}", path.display());
-        }
+        remove_file(&self.failed_log(id));
+    }
+}
+
+/// Removes what is of no use any more, if it is there.
+fn remove_file(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!("failed to remove `{}`: {error}", path.display());
     }
 }
 
@@ -145,15 +155,4 @@ fn keep_tree(plan: &Plan, pending: Box<dyn Pending>) -> Result<(), StoreError> {
 /// Tells what went wrong while clearing up; says whether nothing did.
 fn warn<T>(done: Result<T, StoreError>) -> bool {
     done.inspect_err(|error| tracing::warn!("{}", chain(error))).is_ok()
-}
-
-/// An error with all its causes, on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

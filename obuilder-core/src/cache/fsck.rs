@@ -1,12 +1,12 @@
 //! Proves index and store against each other.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt::Display;
+use std::error::Error;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::lock::IdLock;
 use super::meta::Meta;
@@ -19,6 +19,11 @@ use crate::index::{Entry, Index};
 
 /// Name of the file in a result's directory that holds the digest of its tree.
 const DIGEST: &str = "obuild-digest";
+
+/// Where the digest is of a result that nobody can write to.
+pub(super) fn digest_of(state: &Path, id: &ResultId) -> PathBuf {
+    state.join("obuild-digests").join(id.as_str())
+}
 
 /// How long a row and its result may differ while somebody is at work on both.
 const MOMENT: Duration = Duration::from_millis(200);
@@ -83,7 +88,7 @@ impl ResultCache {
 }
 
 impl Check<'_> {
-    fn found<E: Display>(
+    fn found<E: Error + 'static>(
         &mut self,
         id: Option<&ResultId>,
         what: impl Into<String>,
@@ -189,7 +194,8 @@ impl Check<'_> {
         if meta.is_some_and(|meta| meta.base.is_some()) && !has("env") {
             return self.spoilt(id, result, "the environment of its image is missing");
         }
-        match self.options.digest.map(|digest| compare(digest, &result)) {
+        let state = self.store.state_dir();
+        match self.options.digest.map(|digest| compare(digest, &result, state)) {
             None | Some(Ok(Compared::Same)) => Ok(()),
             Some(Ok(Compared::Taken)) => {
                 self.checkup.digested += 1;
@@ -286,14 +292,29 @@ enum Compared {
     Taken,
 }
 
-/// Compares a result with its digest, or takes that.
-fn compare(digest: Digest<'_>, result: &Snapshot) -> io::Result<Compared> {
+/// Compares a result with its digest, or takes that. Where results are snapshots, which nobody can change, it lies in `state`.
+fn compare(digest: Digest<'_>, result: &Snapshot, state: &Path) -> io::Result<Compared> {
     let now = digest(&result.rootfs())?;
-    let path = result.dir().join(DIGEST);
+    let (path, aside) = (result.dir().join(DIGEST), digest_of(state, result.id()));
     match fs::read_to_string(&path) {
-        Ok(then) if then.trim() == now => Ok(Compared::Same),
-        Ok(then) if !then.is_empty() => Ok(Compared::Different),
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => fs::write(path, format!("{now}\n")).map(|()| Compared::Taken),
+        Ok(then) if then.trim() == now => return Ok(Compared::Same),
+        Ok(then) if !then.is_empty() => return Ok(Compared::Different),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    match fs::write(path, format!("{now}\n")) {
+        Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => {}
+        written => return written.map(|()| Compared::Taken),
+    }
+    aside.parent().map_or(Ok(()), fs::create_dir_all)?;
+    // Another result of the same id was made at another time.
+    let made = fs::metadata(result.dir())?.modified()?;
+    let made = made.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let then = fs::read_to_string(&aside).unwrap_or_default();
+    match then.trim().split_once(' ') {
+        Some((then, of)) if of == made.to_string() => {
+            Ok(if then == now { Compared::Same } else { Compared::Different })
+        }
+        _ => fs::write(aside, format!("{now} {made}\n")).map(|()| Compared::Taken),
     }
 }

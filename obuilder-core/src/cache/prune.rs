@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::{CacheError, ResultCache};
-use crate::error::StoreError;
+use crate::error::{StoreError, chain};
 use crate::fault;
 use crate::id::ResultId;
 use crate::index::Entry;
@@ -25,7 +25,7 @@ pub struct GcLimits {
 /// What went, what stayed, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
 pub struct GcReport {
-    /// What was deleted (or would be, in a dry run), with the bytes it took.
+    /// What was deleted (or would be, in a dry run), with the bytes that freed.
     pub deleted: Vec<(ResultId, u64)>,
     /// What was kept, each with the reason.
     pub kept: Vec<(ResultId, String)>,
@@ -35,6 +35,8 @@ pub struct GcReport {
     pub caches: Vec<(String, u64)>,
     /// Bytes of trees that were kept for the next step and were deleted (or would be).
     pub warm: u64,
+    /// Bytes of what was deleted before and is still there: kept trees of failed steps, or steps that run, share them.
+    pub waiting: u64,
 }
 
 impl ResultCache {
@@ -48,7 +50,9 @@ impl ResultCache {
         let mut caches = self.store().caches()?;
         let warm = self.store().drop_warm(true)?;
         let kept = caches.iter().map(|(_, size)| size).chain(sizes.values()).sum::<u64>();
-        let mut room = Room::new(limits, kept + warm, self.store().usage()?.free);
+        let held = self.store().held()?;
+        let waiting = held.waiting_besides(&[]);
+        let mut room = Room::new(limits, kept + warm + waiting, self.store().usage()?.free);
         let mut report = GcReport::default();
         if room.wanted() && warm > 0 {
             report.warm = if dry_run { warm } else { self.store().drop_warm(false)? };
@@ -66,13 +70,22 @@ impl ResultCache {
                 self.delete_into(&mut report, &mut room, &id, size, dry_run)?;
             }
         }
+        let gone: Vec<_> = report.deleted.iter().map(|(id, _)| id.clone()).collect();
+        let gone: Vec<_> = gone.iter().collect();
+        report.waiting = held.waiting_besides(&gone);
+        room.freed(waiting - report.waiting);
+        let held = held.besides(&gone);
         let mut plan = Plan::new(self.entries()?);
-        while let Some(id) = plan.longest_unused(|id| doomed(&room, id) && !spared(id)) {
-            let size = sizes.get(&id).copied().unwrap_or(0);
+        // What frees nothing makes no room, and would only have to be built again.
+        while let Some(id) = plan.longest_unused(|id| {
+            let scarce = room.wanted() && !held.contains(&id);
+            (expired.contains(id) || scarce) && !spared(id)
+        }) {
+            let size = sizes.get(&id).copied().filter(|_| !held.contains(&&id)).unwrap_or(0);
             let gone = self.delete_into(&mut report, &mut room, &id, size, dry_run)?;
             plan.done(&id, gone);
         }
-        report.kept.extend(plan.kept(limits));
+        report.kept.extend(plan.kept(limits, &held));
         // From the end of the list, where the largest are: they make the most room.
         caches.sort_by_key(|(_, size)| *size);
         caches.retain(|_| limits.spare.is_none());
@@ -101,22 +114,46 @@ impl ResultCache {
 
     /// Deletes a result that nothing stands on, or what is kept of a failed step; says whether there was either.
     pub fn delete(&self, id: &ResultId) -> Result<bool, CacheError> {
+        self.nothing_stands_on(id)?;
+        let failed = self.failures()?.iter().any(|failure| failure.id == *id);
+        let deleted = self.store().delete(id)?;
+        fault::point("delete-deleted");
+        self.index.remove(id)?;
+        fault::point("delete-indexed");
+        self.remove_notes(id);
+        Ok(deleted || failed)
+    }
+
+    fn nothing_stands_on(&self, id: &ResultId) -> Result<(), CacheError> {
         let children: Vec<_> = self
             .entries()?
             .into_iter()
             .filter(|entry| entry.parent.as_ref() == Some(id))
             .map(|entry| entry.id)
             .collect();
-        if !children.is_empty() {
-            return Err(CacheError::HasChildren { id: id.clone(), children });
+        if children.is_empty() {
+            return Ok(());
         }
-        let failed = self.failures()?.iter().any(|failure| failure.id == *id);
-        let deleted = self.store().delete(id)?;
-        fault::point("delete-deleted");
-        self.index.remove(id)?;
-        fault::point("delete-indexed");
-        self.remove_failed_log(id);
-        Ok(deleted || failed)
+        Err(CacheError::HasChildren { id: id.clone(), children })
+    }
+
+    /// What deleting a result would take with it, in order (itself alone unless `recursive`), each with the bytes that it frees: none
+    /// that a kept tree or a step that runs still shares.
+    pub fn would_delete(
+        &self,
+        id: &ResultId,
+        recursive: bool,
+    ) -> Result<Vec<(ResultId, u64)>, CacheError> {
+        if !recursive {
+            self.nothing_stands_on(id)?;
+        }
+        let doomed = self.index.with_descendants(id)?;
+        let (sizes, held) = (self.sizes()?, self.store().held()?);
+        let held = held.besides(&doomed.iter().collect::<Vec<_>>());
+        let free = |id: &&ResultId| !held.contains(id);
+        let size = |id: &ResultId| Some(id).filter(free).and_then(|id| sizes.get(id)).copied();
+        let size = |id: &ResultId| size(id).unwrap_or(0);
+        Ok(doomed.into_iter().map(|id| (id.clone(), size(&id))).collect())
     }
 
     /// Deletes a result with everything that stands on it; gives what went, in order.
@@ -175,7 +212,7 @@ impl ResultCache {
                     return Ok(false);
                 }
                 Err(error) => {
-                    report.failed.push((id.clone(), error.to_string()));
+                    report.failed.push((id.clone(), chain(&error)));
                     return Ok(false);
                 }
             }
@@ -252,7 +289,7 @@ impl Plan {
         }
     }
 
-    fn kept(self, limits: &GcLimits) -> Vec<(ResultId, String)> {
+    fn kept(self, limits: &GcLimits, held: &[&ResultId]) -> Vec<(ResultId, String)> {
         let reason = |entry: &Entry| {
             if let Some(child) =
                 self.entries.iter().find(|other| other.parent.as_ref() == Some(&entry.id))
@@ -260,6 +297,9 @@ impl Plan {
                 format!("{} stands on it", child.id.short())
             } else if *limits == GcLimits::default() {
                 "no limit was given".to_owned()
+            } else if held.contains(&&entry.id) {
+                "a kept tree or a running step shares its room, so deleting it frees none"
+                    .to_owned()
             } else if limits.spare.is_some() {
                 format!("last used {}, which is lately, or the limits are met", entry.used)
             } else {

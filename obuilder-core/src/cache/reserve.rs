@@ -42,8 +42,8 @@ fn fill(path: &Path) -> io::Result<()> {
     file.write_all(&bytes)
 }
 
-/// Gives the room back.
-pub(super) fn release(state: &Path) {
+/// Gives the room back that is kept in the directory `state` of a store, which a store that cannot be opened without it may do too.
+pub fn release(state: &Path) {
     let path = state.join(FILE);
     if let Err(error) = fs::remove_file(&path)
         && error.kind() != ErrorKind::NotFound

@@ -31,6 +31,7 @@ impl ResultCache {
         fault::point("retire-deleted");
         self.retire_children(id, cancel, waiting)?;
         self.index.remove(id)?;
+        self.remove_notes(id);
         fault::point("retire-indexed");
         Ok(())
     }

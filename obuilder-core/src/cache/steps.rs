@@ -266,7 +266,7 @@ impl ResultCache {
         }
         drop(elsewhere);
         // Held until the result is in the index: whoever deletes the base then finds what stands on it.
-        let _base = plan.base.as_ref().map(|base| self.store.result(base)).transpose()?;
+        let _base = plan.base.as_ref().map(|base| self.store.held_result(base)).transpose()?;
         self.execute_alone(plan, running, &lock)
     }
 
@@ -334,8 +334,8 @@ impl ResultCache {
         }
         fault::point("step-indexed");
         self.remove_failed_log(&plan.id);
-        let snapshot =
-            self.store.result(&plan.id)?.ok_or_else(|| StoreError::Missing(plan.id.clone()))?;
+        let snapshot = self.store.held_result(&plan.id)?;
+        let snapshot = snapshot.ok_or_else(|| StoreError::Missing(plan.id.clone()))?;
         Ok((snapshot, Source::Built))
     }
 }

@@ -148,6 +148,7 @@ fn save_env(dir: &Path, env: &[(BString, BString)]) -> io::Result<()> {
 
 /// The environment that a base image has brought; a result without one, such as a step's, has none.
 pub fn saved_env(result: &Snapshot) -> io::Result<Env> {
+    result.show().map_err(io::Error::other)?;
     let bytes = match fs::read(result.env()) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -6,3 +6,4 @@ pub mod shell_sandbox;
 pub mod store;
 pub mod strict_sandbox;
 pub mod strict_store;
+pub mod trouble;

@@ -164,7 +164,7 @@ impl Store for StrictStore {
         Ok(Reconciled {
             unknown: there.iter().filter(|id| !known.contains(id)).cloned().collect(),
             missing: known.iter().filter(|id| !there.contains(id)).cloned().collect(),
-            swept: Vec::new(),
+            ..Reconciled::default()
         })
     }
 

@@ -128,7 +128,7 @@ impl World {
         // SAFETY: as above.
         unsafe {
             done(leave_the_hosts())?;
-            let home = done(clone_tree(libc::AT_FDCWD, &self.home.source))?;
+            let home = done(clone_all(libc::AT_FDCWD, &self.home.source))?;
             let mut own = [-1; 8];
             for (fd, shown) in own.iter_mut().zip(&self.temporary) {
                 *fd = done(clone_tree(libc::AT_FDCWD, &shown.source))?;
@@ -329,6 +329,18 @@ unsafe fn mount(kind: &CStr, at: &CStr, options: &CStr) -> c_int {
 unsafe fn clone_tree(dir: c_int, path: &CStr) -> c_int {
     // SAFETY: as below.
     unsafe { clone_with(dir, path, 0) }
+}
+
+/// Likewise, with everything that is mounted below it: caches, where they are volumes of their own.
+unsafe fn clone_all(dir: c_int, path: &CStr) -> c_int {
+    // SAFETY: as below.
+    unsafe {
+        let tree = clone_with(dir, path, RECURSIVE);
+        let attributes = NO_SETUID | libc::MOUNT_ATTR_NODEV;
+        let flags = libc::AT_EMPTY_PATH as c_uint | RECURSIVE;
+        let set = if tree == -1 { -1 } else { set_attributes_at(tree, c"", flags, attributes) };
+        if set == -1 { -1 } else { tree }
+    }
 }
 
 /// Likewise, with these flags besides.

@@ -8,6 +8,7 @@ use base_image::{Context as Files, Images, Ocaml, Opam, Placed, Record, Request,
 use obuilder_core::interpreter::{Builder, Context, Options};
 use obuilder_core::spec::Spec;
 use obuilder_core::{Cancel, ResultId};
+use store_zfs::{Put, ZfsFetcher};
 
 use super::{slot_places, workplace};
 use crate::cli::Done;
@@ -41,6 +42,12 @@ pub(crate) struct Args {
     /// Give it the name of the default image too: `macos-homebrew` for `macos-homebrew-ocaml-5.4`
     #[arg(long)]
     default: bool,
+
+    /// Put it into the store's pool too, as `POOL/base-image/NAME@snap`, where builds find it before the directory
+    ///
+    /// For stores `zfs:POOL`. Builds begin on a clone of it, which costs nothing, and OBuilder finds it too.
+    #[arg(long)]
+    into_pool: bool,
 
     /// Make all images of a table of versions, one after the other
     #[arg(long, value_name = "FILE", conflicts_with_all = ["ocaml", "opam", "default_opam", "name", "default"])]
@@ -94,10 +101,14 @@ pub(crate) fn run(args: &Args, settings: &Settings) -> Done {
         return Err(CommandError::usage("base images are made by root alone")
             .hint("run it as root: steps must find Homebrew's prefix in their home; --print-spec shows what would be done"));
     }
+    let pool = match args.into_pool {
+        true => Some(session::images_of_pool(settings)?),
+        false => None,
+    };
     let cancel = signals::cancel_on_signals(|text| output::note("note", text))?;
     let images = workplace(settings)?;
     let builder = session::builder(settings, Vec::new())?;
-    let workshop = Workshop { settings, sources, images, builder, cancel };
+    let workshop = Workshop { settings, sources, images, pool, builder, cancel };
     workshop.make_all(&requests, &specs)
 }
 
@@ -143,6 +154,8 @@ struct Workshop<'a> {
     settings: &'a Settings,
     sources: Sources,
     images: Images,
+    /// Where they are put too.
+    pool: Option<ZfsFetcher>,
     builder: Builder,
     cancel: Cancel,
 }
@@ -152,7 +165,8 @@ impl Workshop<'_> {
     fn make_all(&self, requests: &[Request], specs: &[Spec]) -> Done {
         let mut failures = Vec::new();
         for (request, spec) in requests.iter().zip(specs) {
-            match self.make(request, spec) {
+            let made = self.make(request, spec);
+            match made.and_then(|placed| self.put(&request.name).map(|()| placed)) {
                 Ok(placed) => {
                     let path = self.images.path(&request.name);
                     let how = match placed {
@@ -202,6 +216,19 @@ impl Workshop<'_> {
         let rootfs = result.as_ref().ok_or_else(gone)?.rootfs();
         let places = slot_places(self.settings)?;
         Ok(self.images.place(&rootfs, &record, &places, &cancelled)?)
+    }
+
+    /// Puts the image `name` into the pool too, if that is wanted.
+    fn put(&self, name: &str) -> Result<(), CommandError> {
+        let Some(pool) = &self.pool else { return Ok(()) };
+        let put = pool.put(name, &self.images.path(name), base_image::RECORD, &self.cancel);
+        let how = match put.map_err(session::fetch_failed)? {
+            Put::New => "put there",
+            Put::Replaced => "replaced",
+            Put::Unchanged => "unchanged",
+        };
+        output::note("base image", format!("`{name}` in the pool is {how}"));
+        Ok(())
     }
 
     fn build(&self, spec: &Spec, context: Context) -> Result<ResultId, CommandError> {

@@ -10,7 +10,7 @@ use crate::session;
 pub(super) fn checks(subject: &Subject<'_>) -> Vec<Check> {
     let mut checks = Vec::new();
     if subject.root {
-        match session::build_user_sandbox(subject.settings, Vec::new()) {
+        match session::build_user_sandbox(subject.settings) {
             Ok(sandbox) => checks.extend([network(&sandbox), policy(&sandbox)]),
             Err(error) => {
                 let (finding, hint) = error.brief();

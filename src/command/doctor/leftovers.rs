@@ -11,7 +11,7 @@ const NAME: &str = "leftovers";
 /// One check for each thing that is left, or one that says that there is none.
 pub(super) fn checks(subject: &Subject<'_>) -> Vec<Check> {
     let remedy = "mend the settings named above";
-    let sandbox = match session::build_user_sandbox(subject.settings, Vec::new()) {
+    let sandbox = match session::build_user_sandbox(subject.settings) {
         Ok(sandbox) => sandbox,
         Err(error) => return vec![Check::unknown(NAME, error.brief().0, remedy)],
     };

@@ -18,8 +18,14 @@ const LOW_INODES: u64 = 20_000;
 
 /// The checks on the store and its volume.
 pub(super) fn checks(subject: &Subject<'_>) -> Vec<Check> {
-    let mut checks = vec![store(subject), one_volume(subject)];
-    checks.push(copy_on_write(subject.on_volume()));
+    let mut checks = vec![store(subject)];
+    match subject.is_pool() {
+        true => checks.push(Check::ok("copy-on-write", "ZFS clones whole trees")),
+        false => {
+            checks.push(one_volume(subject));
+            checks.push(copy_on_write(subject.on_volume()));
+        }
+    }
     checks.extend(space(subject.on_volume()));
     checks
 }
@@ -32,11 +38,20 @@ fn store(subject: &Subject<'_>) -> Check {
         return Check::broken(NAME, text, "choose another --store");
     }
     let (_, source) = subject.settings.of(Key::Store);
-    if !path.exists() {
+    if subject.is_pool() && !path.exists() {
+        let text = format!("no pool is mounted at `{}` ({source})", path.display());
+        return Check::broken(NAME, text, "`zpool import` lists pools, `zpool create` makes one");
+    }
+    if !path.exists() || (subject.is_pool() && !path.join("state").exists()) {
         let text = format!("`{}` ({source}) is made by the first build", path.display());
         return Check::ok(NAME, text);
     }
     match session::describe_store(subject.settings) {
+        Ok(text) if subject.is_pool() && !subject.root => Check::weak(
+            NAME,
+            format!("{text} ({source}); what may be mounted without root differs by system"),
+            "run obuild as root; on a Mac `zfs allow` will do, see docs/zfs.md",
+        ),
         Ok(text) => Check::ok(NAME, format!("{text} ({source})")),
         Err(error) => {
             let (finding, hint) = error.brief();

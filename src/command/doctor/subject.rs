@@ -23,6 +23,11 @@ impl<'a> Subject<'a> {
         Ok(Self { settings, store, home: settings.home(), root })
     }
 
+    /// Whether the store is a pool, whose trees are mounted and not renamed.
+    pub(super) fn is_pool(&self) -> bool {
+        self.settings.store().is_ok_and(|url| url.pool.is_some())
+    }
+
     /// The directory of the store, or the nearest one above it that is there: on the store's volume either way.
     pub(super) fn on_volume(&self) -> &Path {
         existing(&self.store)

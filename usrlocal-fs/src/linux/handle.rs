@@ -21,8 +21,8 @@ const MOST_MOUNTS: usize = 64;
 /// How a node finds its file again.
 #[derive(Debug)]
 pub(crate) enum Handle {
-    /// The filesystem's own name for the file, and a directory of the mount that it is in, unless that is the view's own.
-    Named { kind: i32, bytes: Box<[u8]>, mount: Option<Arc<OwnedFd>> },
+    /// The filesystem's own name for the file, and the number of the mount that it is in, unless that is the view's own.
+    Named { kind: i32, bytes: Box<[u8]>, mount: Option<u64> },
     /// A descriptor that pins the file.
     Held(Arc<OwnedFd>),
     /// Where the filesystem has no handles: its device and inode number, to know it at the place where it was found last.
@@ -33,32 +33,43 @@ pub(crate) enum Handle {
 #[derive(Debug)]
 pub(crate) struct Anchors {
     own: Option<u64>,
-    others: Mutex<HashMap<u64, Arc<OwnedFd>>>,
+    /// A directory of each of the others; none once they were let go of.
+    others: Mutex<Option<HashMap<u64, Arc<OwnedFd>>>>,
 }
 
 impl Anchors {
     /// Those of a view with this top directory: so far, one.
     pub(crate) fn new(top: BorrowedFd<'_>) -> Self {
         let seen = rustix::fs::statx(top, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID);
-        Self { own: seen.ok().map(|stat| stat.stx_mnt_id), others: Mutex::default() }
+        Self {
+            own: seen.ok().map(|stat| stat.stx_mnt_id),
+            others: Mutex::new(Some(HashMap::new())),
+        }
     }
 
-    /// A directory of the mount `id`, other than the view's own; `open` opens one that is not known yet.
-    fn other(
-        &self,
-        id: u64,
-        open: impl FnOnce() -> Result<OwnedFd>,
-    ) -> Option<Option<Arc<OwnedFd>>> {
+    /// Closes them: what is in mounts inside the tree is not found again.
+    pub(crate) fn let_go(&self) {
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(others);
+    }
+
+    /// The mount `id`, none if it is the view's own, held open from now on: `open` opens a directory in it.
+    fn hold(&self, id: u64, open: impl FnOnce() -> Result<OwnedFd>) -> Option<Option<u64>> {
         if self.own.is_none_or(|own| own == id) {
             return Some(None);
         }
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = others.get(&id) {
-            return Some(Some(known.clone()));
+        let others = others.as_mut()?;
+        if !others.contains_key(&id) {
+            let fresh = (others.len() < MOST_MOUNTS).then(|| open().ok()).flatten()?;
+            others.insert(id, Arc::new(fresh));
         }
-        let fresh = (others.len() < MOST_MOUNTS).then(|| open().ok().map(Arc::new)).flatten()?;
-        others.insert(id, fresh.clone());
-        Some(Some(fresh))
+        Some(Some(id))
+    }
+
+    fn held(&self, id: u64) -> Result<Arc<OwnedFd>> {
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        others.as_ref().and_then(|others| others.get(&id)).cloned().ok_or(Errno::STALE)
     }
 }
 
@@ -96,7 +107,7 @@ impl Handle {
     ) -> Result<Self> {
         match named {
             Ok((Self::Named { kind, bytes, .. }, id)) => {
-                if let Some(mount) = anchors.other(id, open) {
+                if let Some(mount) = anchors.hold(id, open) {
                     return Ok(Self::Named { kind, bytes, mount });
                 }
             }
@@ -130,13 +141,18 @@ impl Handle {
         bytes.iter().fold(0, |sum: u64, byte| sum.wrapping_mul(1_000_003) ^ u64::from(*byte))
     }
 
-    /// Opens the file. `mount` is any open file on the same filesystem.
-    pub(crate) fn open(&self, mount: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
+    /// Opens the file, in a view with this top directory and these mounts.
+    pub(crate) fn open(
+        &self,
+        top: BorrowedFd<'_>,
+        anchors: &Anchors,
+        flags: OFlags,
+    ) -> Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         match self {
-            Self::Named { kind, bytes, mount: other } => {
-                let mount = other.as_ref().map_or(mount, |other| other.as_fd());
-                open_named(mount, *kind, bytes, flags)
+            Self::Named { kind, bytes, mount: None } => open_named(top, *kind, bytes, flags),
+            Self::Named { kind, bytes, mount: Some(id) } => {
+                open_named(anchors.held(*id)?.as_fd(), *kind, bytes, flags)
             }
             Self::Placed { .. } => Err(Errno::STALE),
             Self::Held(fd) if flags.contains(OFlags::PATH) => {

@@ -31,6 +31,9 @@ impl Anchors {
     pub(crate) fn new(_top: BorrowedFd<'_>) -> Self {
         Self
     }
+
+    /// Nothing is open that would keep a volume from being unmounted (see open(2) on `O_EVTONLY`).
+    pub(crate) fn let_go(&self) {}
 }
 
 impl Handle {
@@ -70,7 +73,12 @@ impl Handle {
     }
 
     /// Opens the file.
-    pub(crate) fn open(&self, _mount: BorrowedFd<'_>, flags: OFlags) -> Result<OwnedFd> {
+    pub(crate) fn open(
+        &self,
+        _top: BorrowedFd<'_>,
+        _anchors: &Anchors,
+        flags: OFlags,
+    ) -> Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         match self {
             Self::Named { device, inode } => {

@@ -16,7 +16,7 @@ use crate::backoff::Backoff;
 use crate::job::{Job, Outcome};
 use crate::job_log::JobLog;
 use crate::metrics::set;
-use crate::text::chain;
+use obuilder_core::error::chain;
 
 /// A wait for a job.
 type Pop = Pin<Box<dyn Future<Output = Result<(Rc<Job>, Result<JobDescr, CallError>), String>>>>;

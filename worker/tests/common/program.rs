@@ -41,15 +41,21 @@ impl Place {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_obuild-worker"));
         let store = format!("rsync:{}", self.path("store").display());
+        if !args.contains(&"--obuilder-store") {
+            command.args(["--obuilder-store", &store]);
+        }
         command
             .args(["--connect".as_ref(), self.path("pool.cap").as_os_str()])
             .args(["--name", "w1", "--max-reconnect-time", "1s"])
-            .args(["--obuilder-store", &store, "--user-prefix", uid::PREFIX])
+            .args(["--user-prefix", uid::PREFIX])
             .args(["--uid", &self.uid.number().to_string(), "--slots", &self.slots.to_string()])
             .args(["--state-dir".as_ref(), self.path("state").as_os_str()])
             .args(args)
             .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env(
+                "PATH",
+                format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap()),
+            )
             .env("HOME", self.path("home"));
         for flag in ["--obuilder-healthcheck", "--obuilder-prune-threshold"] {
             if !args.contains(&flag) {

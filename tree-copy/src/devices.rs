@@ -13,7 +13,7 @@ use rustix::io::Result;
 /// Removes every device in the directory `root` and below it; returns where in it they were.
 ///
 /// Only root makes devices, so for others there is nothing to do.
-pub(crate) fn remove(root: &Path) -> Result<Vec<PathBuf>> {
+pub fn remove_devices(root: &Path) -> Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
     if rustix::process::geteuid().is_root() {
         remove_in(&open_dir(CWD, root)?, Path::new(""), &mut removed)?;
