@@ -28,7 +28,6 @@ pub const POINTS: &[&str] = &[
 /// Those of the rsync store.
 #[cfg(feature = "faults")]
 pub const RSYNC_POINTS: &[&str] = &[
-    "faults",
     "begin-made",
     "begin-filled",
     "warm-taken",

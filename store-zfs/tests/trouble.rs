@@ -18,16 +18,18 @@ use obuilder_core::store_trouble;
 use obuilder_core::{BuildLog, Cancel, Fetcher, Store};
 use store_zfs::{ZfsFetcher, ZfsStore};
 
-use common::{BOUND, TestPool, id, leftovers, open, real, small_real, small_stand_in, stand_in};
+use common::{
+    BOUND, TestPool, id, leftovers, open, real, small_real, small_stand_in, stand_in, unfinished,
+};
 
-store_trouble!(zfs, real, small_real, open_boxed, leftovers, rounds = 4);
-store_trouble!(zfs_by_command, real, small_real, open_by_command, leftovers, rounds = 4);
+store_trouble!(zfs, real, small_real, open_boxed, unfinished, rounds = 4);
+store_trouble!(zfs_by_command, real, small_real, open_by_command, unfinished, rounds = 4);
 store_trouble!(
     stand_in_by_command,
     stand_in,
     small_stand_in,
     open_by_command,
-    leftovers,
+    unfinished,
     rounds = 4
 );
 

@@ -210,6 +210,20 @@ pub(crate) fn leftovers(dir: &Path) -> Vec<String> {
         .collect()
 }
 
+/// The same, and results without a snapshot.
+pub(crate) fn unfinished(dir: &Path) -> Vec<String> {
+    let (pool, program) = at(dir);
+    let results = format!("{pool}/result");
+    let wanted = ["list", "-Hp", "-r", "-t", "filesystem,snapshot", "-o", "name", &results];
+    let output = Command::new(program).args(wanted).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let listed = String::from_utf8(output.stdout).unwrap();
+    let names: Vec<_> = listed.lines().skip(1).collect();
+    let is_whole = |name: &str| names.contains(&format!("{name}@snap").as_str());
+    let left = names.iter().filter(|name| !name.contains('@') && !is_whole(name));
+    leftovers(dir).into_iter().chain(left.map(|name| (*name).to_owned())).collect()
+}
+
 pub(crate) fn id(text: &str) -> ResultId {
     ResultId::of(text.as_bytes())
 }
