@@ -248,8 +248,11 @@ fn room_is_made_in_a_full_pool() {
     let mut file = fs::File::create(&filler).unwrap();
     while available() > 0 {
         assert!(begun.elapsed() < common::BOUND, "{} bytes are left", available());
-        while std::io::Write::write_all(&mut file, &[7; 4096]).is_ok() {}
-        file.sync_all().ok();
+        for size in [1 << 20, 4096] {
+            let bytes = vec![7; size];
+            while std::io::Write::write_all(&mut file, &bytes).is_ok() {}
+            file.sync_all().ok();
+        }
     }
     it.run(&["gc", "--max-size", "0"]).success();
     assert_eq!(it.names("result"), [""; 0]);
@@ -257,6 +260,27 @@ fn room_is_made_in_a_full_pool() {
     fs::remove_file(&filler).unwrap();
     it.zfs("set quota=none POOL");
     build().success();
+    it.assert_tidy();
+}
+
+#[test]
+fn a_step_that_fills_the_pool_gives_its_room_back() {
+    let it = pool_world!();
+    if !it.pool().is_real() {
+        return common::skip("the stand-in's pool has all the room of its volume");
+    }
+    it.build("((from scratch) (run (shell \"echo 1 > a\")))").success();
+    it.zfs("set quota=32M POOL");
+    let filling = "((from scratch) (run (shell \"dd if=/dev/zero of=big bs=1M count=200\")))";
+    let failed = it.build(filling);
+    assert!(!failed.status.success(), "{failed:#?}");
+    let free = || it.zfs("list -Hp -o available POOL").trim().parse::<u64>().unwrap();
+    let begun = Instant::now();
+    while free() < 16 << 20 {
+        assert!(begun.elapsed() < common::BOUND, "{} bytes: {:?}", free(), it.pool().leftovers());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    it.build("((from scratch) (run (shell \"echo 2 > b\")))").success();
     it.assert_tidy();
 }
 

@@ -13,6 +13,7 @@ use obuilder_core::error::StoreError;
 use obuilder_core::fault;
 
 use crate::lock::start_under_locks;
+use crate::platform::ONLY_ROOT_MOUNTS;
 
 /// How often something that may be busy is tried, and how long after the first failure; each wait is twice the one before. In all it is
 /// waited for longer than `usrlocal-fs` holds what is in a tree that is shown no more.
@@ -224,6 +225,9 @@ impl Zfs {
     fn remedy(&self) -> String {
         let pool = &self.pool;
         if !rustix::process::geteuid().is_root() {
+            if ONLY_ROOT_MOUNTS {
+                return "run obuild as root: on this system nobody else can mount".to_owned();
+            }
             return format!(
                 "run obuild as root, or have root say `zfs allow -u USER {PERMISSIONS} {pool}`"
             );

@@ -58,10 +58,17 @@ impl ZfsFetcher {
     fn guids(&self, base: &BStr) -> Result<Option<Vec<String>>, StoreError> {
         let Some(path) = self.path(base) else { return Ok(None) };
         let dataset = self.store.pool.dataset(&path);
-        let rows =
-            self.store.pool.zfs.table(&["-r", "-t", "snapshot", "-o", "name,guid"], &[&dataset])?;
+        let wanted = ["-r", "-t", "filesystem,snapshot", "-o", "name,guid"];
+        let rows = self.store.pool.zfs.table(&wanted, &[&dataset])?;
         let ours = rows.iter().filter(|row| row[0].ends_with(&format!("@{SNAPSHOT}")));
         let whole = ours.clone().any(|row| row[0] == format!("{dataset}@{SNAPSHOT}"));
+        if !whole && rows.iter().any(|row| row[0] == dataset) {
+            // Another image of this name, from a directory or a registry, would not be the one that is meant.
+            let what =
+                format!("it has no snapshot: `zfs snapshot -r {dataset}@{SNAPSHOT}` takes it");
+            let action = format!("use `{dataset}`");
+            return Err(StoreError::Failed { action, source: what.into() });
+        }
         let mut guids: Vec<_> = ours.map(|row| row[1].clone()).collect();
         guids.sort_unstable();
         Ok(whole.then_some(guids))

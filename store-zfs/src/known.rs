@@ -5,9 +5,6 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use obuilder_core::error::StoreError;
-
-use crate::layout::failed;
 use crate::tree::Children;
 
 /// By their paths below the pool. Another process may delete one, and make it anew from an image that has something else below it:
@@ -32,11 +29,12 @@ impl Known {
         Self { changes, of: Mutex::default() }
     }
 
-    /// Makes the file, unless it is there: what is known without it is not trusted.
-    pub(crate) fn begin(&self, unique: String) -> Result<(), StoreError> {
-        match self.change().is_empty() {
-            true => fs::write(&self.changes, unique).map_err(|e| failed("write", &self.changes, e)),
-            false => Ok(()),
+    /// Makes the file, unless it is there or there is no room for it: what is known without it is not trusted.
+    pub(crate) fn begin(&self, unique: String) {
+        if self.change().is_empty()
+            && let Err(error) = fs::write(&self.changes, unique)
+        {
+            tracing::debug!(%error, "what this process will know is not trusted");
         }
     }
 
@@ -100,8 +98,8 @@ mod tests {
         let [own, other] = [(); 2].map(|()| Known::new(dir.path().join("changes")));
         own.note("result/a".to_owned(), vec![0]);
         assert_eq!(own.get("result/a"), None, "there is no file");
-        own.begin("0".to_owned()).unwrap();
-        other.begin("1".to_owned()).unwrap();
+        own.begin("0".to_owned());
+        other.begin("1".to_owned());
         assert_eq!(own.change(), "0");
         own.note("result/a".to_owned(), vec![0]);
         own.note("result/b".to_owned(), vec![0, 1]);

@@ -122,7 +122,7 @@ impl Pool {
         for name in ["", "alive", "pins", "making", "places", "kept", "made"] {
             private_dir(&pool.locks().join(name))?;
         }
-        pool.known.begin(pool.unique())?;
+        pool.known.begin(pool.unique());
         let path = pool.openings.lock(&pool.opening);
         let alive = match Locked::shared(&path) {
             Err(error) if make_room && is_full(&error) => pool.lock_in_kept_room(&path),
@@ -252,11 +252,16 @@ impl Pool {
     /// That `zfs` knows nothing of the pool; that there is no `zfs` it says itself.
     fn no_pool(&self, failed: ZfsFailed) -> StoreError {
         let name = &self.place.pool;
-        let remedy = match failed.stderr.is_empty() {
-            true => failed.remedy,
-            false => format!(
-                "`zpool import` lists pools that can be had; `zpool create {name} DISK` makes one, \
-                 `zfs create {name}` a dataset in one"
+        let remedy = match name.split_once('/') {
+            // It could not be run, or tells nothing to anybody but root.
+            _ if failed.stderr.is_empty() || !rustix::process::geteuid().is_root() => failed.remedy,
+            Some((first, _)) => {
+                format!(
+                    "`zfs create {name}` makes it, if `zpool import` has brought the pool `{first}`"
+                )
+            }
+            None => format!(
+                "`zpool import` lists pools that can be had; `zpool create {name} DISK` makes one"
             ),
         };
         let action = format!("open the store in `{name}`");

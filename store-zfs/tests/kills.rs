@@ -143,7 +143,7 @@ fn child_that_replaces_a_cache() {
 
 /// Nobody ends what somebody began while a command of theirs is still under way: it would come too late.
 #[test]
-fn what_a_killed_process_has_told_zfs_is_waited_for() {
+fn what_a_killed_process_has_told_the_stand_in_is_waited_for() {
     let Some(pool) = stand_in() else { return };
     prepare(&open(pool.as_ref()));
     let [asked, go] = slow_down(&pool);
