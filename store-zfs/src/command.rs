@@ -284,7 +284,7 @@ mod tests {
     fn only_what_is_known_not_to_be_there_is_not_there() {
         let absent = "case \"$*\" in *'tank tank/a') echo tank;; esac; echo none >&2; exit 1";
         assert_eq!(asked(absent).unwrap(), Rows::new());
-        assert!(asked("kill -INT $$").is_err(), "a signal has ended it");
+        assert!(asked("kill -KILL $$").is_err(), "a signal has ended it");
         assert!(asked("exit 2").is_err());
         assert!(asked("exit 1").is_err(), "the pool is not there either");
         assert!(asked("echo tank/a; exit 1").is_err(), "it was not said to the end");
