@@ -253,8 +253,8 @@ impl Pool {
     fn no_pool(&self, failed: ZfsFailed) -> StoreError {
         let name = &self.place.pool;
         let remedy = match name.split_once('/') {
-            // It could not be run, or tells nothing to anybody but root.
-            _ if failed.stderr.is_empty() || !rustix::process::geteuid().is_root() => failed.remedy,
+            // It could not be run.
+            _ if failed.stderr.is_empty() => failed.remedy,
             Some((first, _)) => {
                 format!(
                     "`zfs create {name}` makes it, if `zpool import` has brought the pool `{first}`"

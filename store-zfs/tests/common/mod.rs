@@ -46,7 +46,14 @@ impl TestPool {
 
     pub(crate) fn try_zfs(&self, line: &str) -> Output {
         let line = line.replace("POOL", &self.place.pool);
-        Command::new(&self.program).args(line.split_whitespace()).output().unwrap()
+        let run = || Command::new(&self.program).args(line.split_whitespace()).output();
+        loop {
+            match run() {
+                // Another test's child may still have the stand-in's script open, as this process wrote it.
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => wait(),
+                output => return output.unwrap(),
+            };
+        }
     }
 
     /// Names of what lies in the pool's dataset `group`, which is empty or begins with a slash.
